@@ -1,0 +1,75 @@
+"""How long work tells where it stands: a rate, a share done and the time left.
+
+A stage takes `progress: Progress = QUIET` and reports in its own unit; who shows it decides how.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+Advance = Callable[[float], None]
+
+
+class Progress(Protocol):
+    """Where a stage reports."""
+
+    def task(self, title: str, *, total: float, unit: str) -> "ProgressTask":
+        """Open a task of `total` units; use it as a context manager that yields `advance(n)`."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Show one plain line."""
+        ...
+
+
+class ProgressTask(Protocol):
+    """A context manager that yields the function to advance with."""
+
+    def __enter__(self) -> Advance: ...
+
+    def __exit__(self, *exception: object) -> bool | None: ...
+
+
+class _Quiet:
+    @contextmanager
+    def task(self, title: str, *, total: float, unit: str) -> Iterator[Advance]:
+        yield lambda amount: None
+
+    def say(self, line: str) -> None:
+        pass
+
+
+QUIET: Progress = _Quiet()
+"""Reports nothing."""
+
+
+class Lines:
+    """Plain lines for logs and pipes: at most one every `every` seconds for each task."""
+
+    def __init__(self, *, every: float = 15.0) -> None:
+        self._every = every
+
+    @contextmanager
+    def task(self, title: str, *, total: float, unit: str) -> Iterator[Advance]:
+        """See `Progress.task`."""
+        start = last = time.monotonic()
+        done = 0.0
+
+        def advance(amount: float) -> None:
+            nonlocal done, last
+            done += amount
+            now = time.monotonic()
+            if now - last >= self._every:
+                last = now
+                rate = done / (now - start)
+                left = (total - done) / rate if rate else float("inf")
+                self.say(f"{title}: {done / total:.0%}, {rate:,.0f} {unit}/s, {left:.0f} s left")
+
+        yield advance
+        self.say(f"{title}: done, {done:,.0f} {unit} in {time.monotonic() - start:.1f} s")
+
+    def say(self, line: str) -> None:
+        """See `Progress.say`."""
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,18 @@
+"""Fixtures that every room's tests share."""
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("unweave", "beartype.beartype")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of shared test data, or a skip that says why."""
+    if not SHARED.is_dir():
+        pytest.skip(f"shared test data is absent: no folder {SHARED}")
+    return SHARED
