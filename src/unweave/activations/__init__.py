@@ -1,0 +1,1 @@
+"""Moving activation vectors from the subject to whoever fits parts to them."""

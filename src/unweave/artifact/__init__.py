@@ -1,0 +1,1 @@
+"""What a saved thing is: files, hashes, tables, firings; no model code."""

@@ -1,0 +1,1 @@
+"""Parts put together into a network that stands in for the original."""

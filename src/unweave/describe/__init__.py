@@ -1,0 +1,1 @@
+"""Words for parts: evidence, claims, explanations."""

@@ -1,0 +1,1 @@
+"""The mathematical objects: what maps activations to sparse latents and back."""

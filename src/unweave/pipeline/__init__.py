@@ -1,0 +1,1 @@
+"""The main job: every stage once, in order."""

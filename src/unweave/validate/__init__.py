@@ -1,0 +1,1 @@
+"""How true something is: the numbers and their controls."""
