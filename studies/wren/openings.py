@@ -9,31 +9,37 @@ from __future__ import annotations
 
 import torch
 
-NAMES = (
+
+def words(text: str) -> tuple[str, ...]:
+    """A word list written as one string."""
+    return tuple(text.split())
+
+
+NAMES = words(
     "Lily Ben Tom Mia Anna Sam Max Lucy Sara Tim Jack Amy Bob Mary John Jane Sue Emma Leo Jill "
     "Fred Joe Kim Mark Nina Peter Rose Billy Daisy Molly Jimmy Sally Timmy Spot Bella Lola Fluffy "
     "Ella Dan Kate Nick Grace Bobby Johnny Susie Annie Ava Jake Zoe Henry Alice Charlie Ruby Oscar"
-).split()
-ANIMALS = (
+)
+ANIMALS = words(
     "dog cat bird bear rabbit fish fox frog duck mouse lion elephant monkey turtle bunny squirrel "
     "bee butterfly horse cow pig sheep goat owl snake dragon tiger deer wolf spider whale dolphin"
-).split()
-KINDS = (
+)
+KINDS = words(
     "little big old young brave shy happy sad clever silly kind lazy curious tiny hungry lonely "
     "grumpy proud careful strong gentle busy quiet naughty rich poor friendly fat wise playful"
-).split()
-PEOPLE = (
-    "boy|girl|man|woman|king|queen|princess|prince|farmer|baker|doctor|teacher|sailor|witch|"
-    "grandma|grandpa|family|child|fisherman|policeman|fairy|knight|pirate|cook|painter|nurse"
-).split("|")
-THINGS = (
+)
+PEOPLE = words(
+    "boy girl man woman king queen princess prince farmer baker doctor teacher sailor witch "
+    "grandma grandpa family child fisherman policeman fairy knight pirate cook painter nurse"
+)
+THINGS = words(
     "ball car boat tree flower box book hat kite cake train doll house rock star key bell drum "
     "truck spoon chair lamp balloon apple cookie bicycle basket letter mirror ring map ladder"
-).split()
-PLACES = (
+)
+PLACES = words(
     "park forest garden house farm beach river school kitchen zoo lake mountain store village "
     "castle sea yard field city pond hill bedroom market library cave ship bakery bridge"
-).split()
+)
 FORMS = (
     "Once upon a time, there was a {kind} {person} named {name}.",
     "Once upon a time, there was a {kind} {animal} who lived in the {place}.",
@@ -74,7 +80,7 @@ WORDS = {
 }
 
 
-def pick(g: torch.Generator, items: tuple[str, ...] | list[str]) -> str:
+def pick(g: torch.Generator, items: tuple[str, ...]) -> str:
     """One item, uniformly."""
     return items[int(torch.randint(len(items), (1,), generator=g))]
 
@@ -83,8 +89,8 @@ def opening(g: torch.Generator, share: float) -> str:
     """An opening, or with probability 1 - share none at all."""
     if float(torch.rand(1, generator=g)) >= share:
         return ""
-    words = {slot: pick(g, items) for slot, items in WORDS.items()}
-    text = pick(g, FORMS).format(**words)
+    chosen = {slot: pick(g, items) for slot, items in WORDS.items()}
+    text = pick(g, FORMS).format(**chosen)
     for vowel in "aeiou":
         text = text.replace(f" a {vowel}", f" an {vowel}").replace(f"A {vowel}", f"An {vowel}")
     return text
