@@ -19,8 +19,8 @@ from pathlib import Path
 
 from unweave.artifact.disk import disk_errors
 
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
-"""What `write_json` takes; numbers must be finite."""
+Json = None | bool | int | float | str | Sequence[object] | Mapping[str, object]
+"""What has a JSON form, all the way down; numbers must be finite."""
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)-[0-9a-f]{8}\.partial")
 _ours: set[Path] = set()
@@ -86,7 +86,7 @@ def write_json(path: Path, content: Json) -> None:
     write_text(path, text + "\n")
 
 
-def write_json_lines(path: Path, rows: Sequence[Mapping[str, Json]]) -> None:
+def write_json_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write one JSON object a line, in the order given, keys sorted."""
     lines = (
         json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n" for row in rows

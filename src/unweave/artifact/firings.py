@@ -38,7 +38,7 @@ class Written(NamedTuple):
 class Hits(NamedTuple):
     """Some firings of one token or of one latent."""
 
-    index: Int[np.ndarray, " hits"]
+    place: Int[np.ndarray, " hits"]
     """The latents that fired (of one token) or the tokens they fired at (of one latent)."""
     value: Float[np.ndarray, " hits"]
     """How strongly, in half precision."""
@@ -98,7 +98,7 @@ class Firings:
         lengths = {len(arrays[name]) for name in ("latent", "value", "token", "value_by_latent")}
         ends = {int(pointers[-1]) for pointers in (firings.token_indptr, firings.latent_indptr)}
         if len(lengths | ends) != 1:
-            raise UserError(f"{folder}: the arrays hold different numbers of firings; make it again")
+            raise UserError(f"{folder}: its arrays differ in how many firings they hold")
         return firings
 
     @property
@@ -129,7 +129,7 @@ class Firings:
         """One latent's value at every token, zero where it did not fire."""
         column = np.zeros(self.n_tokens, dtype=np.float32)
         hits = self.of_latent(latent)
-        column[hits.index] = hits.value
+        column[hits.place] = hits.value
         return column
 
     def counts(self) -> Int64[np.ndarray, " latents"]:
