@@ -287,10 +287,11 @@ def measure(model: nn.Module, row: Family) -> Geometry:
     block = f"{row.blocks}.0"
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    out, down = (
-        model.get_submodule(f"{block}.{path}").weight.shape for path in (row.attn_out, row.mlp_down)
-    )
     inside = 0 if row.input_major else 1
+    z, d_mlp = (
+        model.get_parameter(f"{block}.{path}.weight").shape[inside]
+        for path in (row.attn_out, row.mlp_down)
+    )
     vocab, d_model = model.get_parameter(f"{row.embed}.weight").shape
     return Geometry(
         n_layers=len(list(model.get_submodule(row.blocks).children())),
