@@ -73,3 +73,56 @@ class Lines:
     def say(self, line: str) -> None:
         """See `Progress.say`."""
         print(line, file=sys.stderr, flush=True)
+
+
+class Terminal:
+    """Bars with rate and time left, for a person watching; each leaves one line when done."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%", markup=False),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._open = 0
+
+    @contextmanager
+    def task(self, title: str, *, total: float, unit: str) -> Iterator[Advance]:
+        """See `Progress.task`."""
+        start = time.monotonic()
+        done = 0.0
+        bar = self._bars.add_task(title, total=total, rate="")
+
+        def advance(amount: float) -> None:
+            nonlocal done
+            done += amount
+            rate = done / max(time.monotonic() - start, 1e-9)
+            self._bars.update(bar, advance=amount, rate=f"{rate:,.0f} {unit}/s")
+
+        self._open += 1
+        if self._open == 1:
+            self._bars.start()
+        try:
+            yield advance
+        finally:
+            self._bars.remove_task(bar)
+            self._open -= 1
+            if self._open == 0:
+                self._bars.stop()
+        self.say(f"{title}: done, {done:,.0f} {unit} in {time.monotonic() - start:.1f} s")
+
+    def say(self, line: str) -> None:
+        """See `Progress.say`."""
+        self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def watching() -> Progress:
+    """Bars when standard error is a terminal, plain lines when it is a file or a pipe."""
+    return Terminal() if sys.stderr.isatty() else Lines()

@@ -1,6 +1,5 @@
 """A finished artifact, opened: each thing it holds, checked as it is read."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from unweave.artifact.feature_id import FeatureId
 from unweave.artifact.features import load_features
 from unweave.artifact.firings import Firings
 from unweave.artifact.manifest import Manifest, read_manifest
+from unweave.artifact.reading import json_in
 from unweave.artifact.scores import Scores, read_scores
 from unweave.artifact.tables import EDGES, read_table
 from unweave.artifact.tensors import load_tensors
@@ -57,7 +57,10 @@ class Artifact:
 
     def token_text(self) -> list[str]:
         """Each token of the vocabulary as text."""
-        return list(json.loads((self.folder / layout.TOKEN_TEXT).read_text(encoding="utf-8")))
+        words = json_in(self.folder / layout.TOKEN_TEXT)
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UserError(f"{self.folder / layout.TOKEN_TEXT} is no list of strings")
+        return words
 
     def firings(self, part: str) -> Firings:
         """Where one part's latents fired on the evidence text."""

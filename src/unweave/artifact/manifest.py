@@ -4,13 +4,14 @@ import subprocess
 from pathlib import Path
 from typing import Literal
 
-from pydantic import JsonValue, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import JsonValue, NonNegativeInt, PositiveInt
 
 from unweave._version import __version__
 from unweave.artifact.atomic import is_partial, sweep, write_text
 from unweave.artifact.hashing import sha256_of_file
 from unweave.artifact.identity import identity_of
 from unweave.artifact.layout import MANIFEST
+from unweave.artifact.reading import record_in
 from unweave.artifact.records import Record, SubjectRecord, TextRecord
 from unweave.errors import UserError
 
@@ -99,12 +100,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"No folder {folder}: give the folder that decompile wrote (its --out)")
     if not path.is_file():
         raise UserError(f"{folder} has no {MANIFEST}: it is no artifact, or its job is unfinished")
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(step) for step in first["loc"]) or "the whole file"
-        raise UserError(f"{path} does not fit its schema at {where}: {first['msg']}") from error
+    return record_in(path, Manifest)
 
 
 def files_in(folder: Path) -> list[str]:

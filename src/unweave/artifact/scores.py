@@ -13,11 +13,11 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
 from unweave.artifact.atomic import write_text
+from unweave.artifact.reading import record_in
 from unweave.artifact.records import Record, SubjectRecord, TextRecord
 from unweave.errors import UserError
 
@@ -210,9 +210,4 @@ def read_scores(path: Path) -> Scores:
     """Read scores.json; UserError when it is missing or does not fit."""
     if not path.is_file():
         raise UserError(f"No file {path}: the artifact is unfinished; run decompile again")
-    try:
-        return Scores.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(step) for step in first["loc"]) or "the whole file"
-        raise UserError(f"{path} does not fit its schema at {where}: {first['msg']}") from error
+    return record_in(path, Scores)
