@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from unweave.describe.evidence import Firings, PartEvidence
-from unweave.describe.tally import sum_by
+from unweave.describe.tally import stable_order, sum_by
 
 TOP_EXAMPLES = 10
 BANDS = 5
@@ -73,7 +73,8 @@ class _Examples(NamedTuple):
 def _strongest_first(firings: Firings) -> Int[np.ndarray, " firings"]:
     """Order by latent, then by falling value; equal values stay in the order of the text."""
     bits = firings.value.astype(np.float32).view(np.uint32).astype(np.int64)
-    return np.argsort((firings.latent << 32) | (0xFFFFFFFF - bits), kind="stable")
+    by_value = stable_order(0xFFFFFFFF - bits)
+    return by_value[stable_order(firings.latent[by_value])]
 
 
 def _rank(group: Integer[np.ndarray, " items"]) -> Int[np.ndarray, " items"]:
@@ -92,10 +93,10 @@ def _diverse(firings: Firings, rows: int) -> _Order:
     """Strongest first within each latent, with what exceeds `PER_ROW` of a row moved behind."""
     order = _strongest_first(firings)
     latent, row = firings.latent[order], firings.row[order]
-    by_row = np.argsort(latent * rows + row, kind="stable")
+    by_row = stable_order(latent * rows + row)
     crowded = np.empty(len(order), dtype=np.int64)
     crowded[by_row] = _rank((latent * rows + row)[by_row]) >= PER_ROW
-    behind = np.argsort(latent * 2 + crowded, kind="stable")
+    behind = stable_order(latent * 2 + crowded)
     return _Order(order[behind], crowded[behind])
 
 

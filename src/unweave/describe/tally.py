@@ -23,6 +23,19 @@ def sum_by(
     return np.bincount(index, weights=weight, minlength=size).astype(np.float64)
 
 
+def stable_order(code: Integer[np.ndarray, " items"]) -> Int[np.ndarray, " items"]:
+    """What `np.argsort(code, kind="stable")` gives for codes >= 0, five times faster.
+
+    numpy sorts numbers with vector instructions but not their order, so the order goes along in
+    the low digits.
+    """
+    size = len(code)
+    if not size:
+        return np.zeros(0, dtype=np.int64)
+    assert int(code.max()) < 2**63 // size - 1, "codes too large to pack"
+    return np.sort(code.astype(np.int64) * size + np.arange(size)) % size
+
+
 @dataclass(frozen=True)
 class Tally:
     """Counts for pairs of latent and key, ordered by latent."""
@@ -78,7 +91,7 @@ def _count(
     """The cells that occur, in order, how often, and the sum of the values of each."""
     if not len(cell):
         return cell, cell, value
-    order = np.argsort(cell, kind="stable")
+    order = stable_order(cell)
     ordered = cell[order]
     begin = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     fired = np.diff(np.r_[begin, len(ordered)])

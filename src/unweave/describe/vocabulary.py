@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -117,6 +118,7 @@ def token_class(text: str) -> str:
 _VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", '"': "”", "\u2581": "␣", "\u0120": "␣"}
 
 
+@lru_cache(maxsize=1 << 18)
 def visible(text: str) -> str:
     r"""The text with white space shown and nothing in it that could reorder, hide or control.
 

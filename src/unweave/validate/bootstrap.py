@@ -34,10 +34,11 @@ class Interval(NamedTuple):
 def resample_counts(items: int, settings: BootstrapSettings) -> Int[np.ndarray, "resamples items"]:
     """How often each item is drawn in each resample of the same size, with replacement."""
     random = np.random.default_rng(settings.seed)
-    drawn = random.integers(0, items, size=(settings.resamples, items))
-    drawn += np.arange(settings.resamples)[:, None] * items
-    counts = np.bincount(drawn.ravel(), minlength=settings.resamples * items)
-    return counts.reshape(settings.resamples, items)
+    drawn = random.integers(0, items, size=(settings.resamples, items), dtype=np.int32)
+    counts = np.empty((settings.resamples, items), dtype=np.int64)
+    for resample, items_drawn in enumerate(drawn):
+        counts[resample] = np.bincount(items_drawn, minlength=items)
+    return counts
 
 
 def mean_interval(
