@@ -1,0 +1,49 @@
+"""Windows on disk, for those who want to visit activations more than once.
+
+A shard is one safetensors file per window with a tensor per site, written whole or not at all; a
+folder of shards answers `window(i)` just as a harvester does.
+"""
+
+from pathlib import Path
+
+import torch
+
+from unweave.activations.window import Harvester, Window
+from unweave.artifact.tensors import load_tensors, save_tensors
+from unweave.errors import UserError
+from unweave.progress import QUIET, Progress
+
+_ORDER = "order"
+
+
+def write_shards(harvester: Harvester, folder: Path, *, progress: Progress = QUIET) -> Path:
+    """Harvest every window into `folder`; windows already there are kept, so it resumes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress.task("Writing activations", total=harvester.windows, unit="windows") as advance:
+        for index in range(harvester.windows):
+            path = folder / f"window-{index:06d}.safetensors"
+            if not path.exists():
+                window = harvester.window(index)
+                save_tensors(path, {**window.vectors, _ORDER: window.order})
+            advance(1)
+    return folder
+
+
+class Shards:
+    """Read windows that `write_shards` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = sorted(folder.glob("window-*.safetensors"))
+        if not self._paths:
+            raise UserError(f"No activation shards in {folder}: write_shards makes them")
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        return len(self._paths)
+
+    def window(self, index: int) -> Window:
+        """Read one window."""
+        tensors = load_tensors(self._paths[index])
+        order = tensors.pop(_ORDER).to(torch.long)
+        return Window(index=index, vectors=tensors, order=order)

@@ -1,0 +1,224 @@
+"""The interaction graph, read from weights.
+
+A block reads a weighted sum of everything written upstream, so what feature s adds to the
+pre-activation of feature t is its activation times one number, the virtual weight
+
+    V_ts = enc_t . G dec_s                 t in an MLP part,  G = diag(gain of the norm before it)
+    V_ts = enc_t . W_V^h G dec_s           t reads head h, along whatever pattern the head has
+
+up to the norm's common factor 1/s(x). Virtual weights between features that never meet are
+interference; an edge is therefore ranked by what it delivers, `used` = V * E[a_s | t active].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor
+
+from unweave.activations.workers import Workers
+from unweave.decompile.firings import PartFirings
+from unweave.dictionaries.part import Part
+from unweave.progress import QUIET, Progress
+from unweave.subject import Subject
+
+
+class EdgeSettings(BaseModel):
+    """How much of the graph is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    features_per_part: PositiveInt = 512
+    """Features considered per part, those that write most."""
+    tokens: PositiveInt = 2048
+    """Evidence tokens over which co-activation is measured."""
+    per_target: PositiveInt = 8
+    """Incoming edges kept per feature, the most used ones."""
+    per_logit_source: PositiveInt = 4
+    """Promoted tokens kept per feature of the last layers' parts."""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Rows of the edge table; a source below zero is a token, a target below zero a logit."""
+
+    source_part: list[str]
+    source: list[int]
+    target_part: list[str]
+    target: list[int]
+    weight: list[float]
+    used: list[float]
+
+
+TOKENS = "token"
+LOGITS = "logit"
+
+
+def virtual_weights(
+    subject: Subject, target: Part, written: Tensor, latents: Tensor
+) -> Tensor:
+    """V[target latent, source] for source vectors `written` [sources, d_model] in stream units."""
+    spec = target.spec
+    layer, kind = spec.name[1:].split(".")
+    gain = subject.norm_gain(int(layer), "mlp" if kind == "mlp" else "attn").float()
+    through = written * gain
+    encoder = target.W_enc.detach()[latents] * spec.input_scale
+    if kind == "mlp":
+        return encoder @ through.T
+    W_V = subject.attention_weights(int(layer)).W_V.float()  # [heads, d_model, d_head]
+    head = latents // (spec.n_latents // spec.heads)
+    out = torch.empty(len(latents), len(written))
+    for index in range(spec.heads):
+        mine = (head == index).nonzero()[:, 0]
+        out[mine] = encoder[mine] @ (through @ W_V[index]).T
+    return out
+
+
+def interaction_edges(
+    subject: Subject,
+    parts: dict[str, Part],
+    firings: dict[str, PartFirings],
+    *,
+    workers: Workers,
+    settings: EdgeSettings | None = None,
+    progress: Progress = QUIET,
+) -> Edges:
+    """The most used edges into every considered feature, from tokens and all earlier parts."""
+    settings = settings or EdgeSettings()
+    considered = {name: _considered(parts[name], firings[name], settings) for name in parts}
+    active = {
+        name: _dense(firings[name], considered[name], parts[name].spec.n_latents, settings.tokens)
+        for name in parts
+    }
+    names = list(parts)
+    with progress.task("Reading interactions", total=len(names), unit="parts") as advance:
+        found = []
+        for edges in workers.map(
+            lambda i: _into(subject, parts, names[:i], names[i], considered, active, settings),
+            range(len(names)),
+        ):
+            found.append(edges)
+            advance(1)
+    found.append(_to_logits(subject, parts, considered, active, settings))
+    return Edges(*(sum((getattr(e, f) for e in found), []) for f in Edges.__dataclass_fields__))
+
+
+def _considered(part: Part, firings: PartFirings, settings: EdgeSettings) -> Tensor:
+    mass = np.bincount(
+        firings.latent, firings.value.astype(np.float64), minlength=part.spec.n_latents
+    )
+    alive = int((mass > 0).sum())
+    order = np.argsort(-mass, kind="stable")[: min(alive, settings.features_per_part)]
+    return torch.from_numpy(np.sort(order))
+
+
+def _dense(firings: PartFirings, latents: Tensor, n_latents: int, tokens: int) -> Tensor:
+    """Activations [tokens, considered] of an even sample of tokens."""
+    total = len(firings.token_indptr) - 1
+    chosen = np.linspace(0, total - 1, min(tokens, total)).astype(np.int64)
+    column = np.full(n_latents, -1)
+    column[latents.numpy()] = np.arange(len(latents))
+    starts, ends = firings.token_indptr[chosen], firings.token_indptr[chosen + 1]
+    row = np.repeat(np.arange(len(chosen)), ends - starts)
+    at = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)] or [[]])
+    at = at.astype(np.int64)
+    place = column[firings.latent[at]]
+    out = np.zeros((len(chosen), len(latents)), dtype=np.float32)
+    out[row[place >= 0], place[place >= 0]] = firings.value[at][place >= 0]
+    return torch.from_numpy(out)
+
+
+def _into(
+    subject: Subject,
+    parts: dict[str, Part],
+    earlier: list[str],
+    name: str,
+    considered: dict[str, Tensor],
+    active: dict[str, Tensor],
+    settings: EdgeSettings,
+) -> Edges:
+    latents = considered[name]
+    if not len(latents):
+        return Edges([], [], [], [], [], [])
+    on = (active[name] > 0).float()
+    share = on / on.sum(0).clamp_min(1)
+    best: list[tuple[Tensor, Tensor, Tensor, str]] = []
+    for source in earlier:
+        if not len(considered[source]):
+            continue
+        part = parts[source]
+        written = part.W_dec.detach()[considered[source]] / part.spec.output_scale
+        weight = virtual_weights(subject, parts[name], written, latents)
+        if name.endswith("mlp"):
+            delivered = share.T @ active[source]
+        else:  # an attention feature reads other positions
+            delivered = active[source].mean(0).expand(len(latents), -1)
+        best.append(_strongest(weight, weight * delivered, considered[source], source, settings))
+    embed = subject.embed().float()
+    weight = virtual_weights(subject, parts[name], embed, latents)
+    best.append(_strongest(weight, weight, torch.arange(len(embed)), TOKENS, settings))
+    return _keep(best, name, latents, settings)
+
+
+def _strongest(
+    weight: Tensor, used: Tensor, ids: Tensor, source: str, settings: EdgeSettings
+) -> tuple[Tensor, Tensor, Tensor, str]:
+    top = used.abs().topk(min(settings.per_target, used.shape[1]), dim=1).indices
+    return ids[top], weight.gather(1, top), used.gather(1, top), source
+
+
+def _keep(
+    best: list[tuple[Tensor, Tensor, Tensor, str]],
+    name: str,
+    latents: Tensor,
+    settings: EdgeSettings,
+) -> Edges:
+    # Tokens are ranked among themselves: at a token its own embedding is all there is.
+    edges = Edges([], [], [], [], [], [])
+    features = [b for b in best if b[3] != TOKENS]
+    for group in ([features] if features else []) + [[b for b in best if b[3] == TOKENS]]:
+        ids = torch.cat([g[0] for g in group], dim=1)
+        weight = torch.cat([g[1] for g in group], dim=1)
+        used = torch.cat([g[2] for g in group], dim=1)
+        owner = [g[3] for g in group for _ in range(g[0].shape[1])]
+        top = used.abs().topk(min(settings.per_target, used.shape[1]), dim=1).indices
+        for row, latent in enumerate(latents.tolist()):
+            for column in top[row].tolist():
+                edges.source_part.append(owner[column])
+                edges.source.append(int(ids[row, column]))
+                edges.target_part.append(name)
+                edges.target.append(latent)
+                edges.weight.append(float(weight[row, column]))
+                edges.used.append(float(used[row, column]))
+    return edges
+
+
+def _to_logits(
+    subject: Subject,
+    parts: dict[str, Part],
+    considered: dict[str, Tensor],
+    active: dict[str, Tensor],
+    settings: EdgeSettings,
+) -> Edges:
+    edges = Edges([], [], [], [], [], [])
+    unembed = subject.unembed().float()
+    unembed = unembed - unembed.mean(0)
+    last = f"L{subject.n_layers - 1}."
+    for name in (n for n in parts if n.startswith(last) and len(considered[n])):
+        part = parts[name]
+        latents = considered[name]
+        written = part.W_dec.detach()[latents] / part.spec.output_scale
+        weight = written @ unembed.T
+        top = weight.abs().topk(min(settings.per_logit_source, weight.shape[1]), dim=1).indices
+        on = (active[name] > 0).float()
+        strength = active[name].sum(0) / on.sum(0).clamp_min(1)
+        for row, latent in enumerate(latents.tolist()):
+            for token in top[row].tolist():
+                edges.source_part.append(name)
+                edges.source.append(latent)
+                edges.target_part.append(LOGITS)
+                edges.target.append(token)
+                edges.weight.append(float(weight[row, token]))
+                edges.used.append(float(weight[row, token] * strength[row]))
+    return edges

@@ -1,0 +1,59 @@
+"""The decompiled network: the subject's skeleton with a sparse part in place of every block."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unweave.activations.workers import twin_of
+from unweave.dictionaries.kernels.sparse import Code
+from unweave.dictionaries.part import Part
+from unweave.subject import Subject
+from unweave.training.stand_in import AtStart, StandIn, stand_ins
+
+
+class DecompiledNetwork(nn.Module):
+    """A network that can stand where the original stood, with no error terms carried along.
+
+    Embedding, norms, unembedding and, until attention has parts for them, the attention patterns
+    are the subject's; every MLP and every attention block's output come from k latents.
+
+    ```python
+    network = DecompiledNetwork(subject, parts)
+    logits = network(tokens)  # [batch, pos, vocab]
+    ```
+    """
+
+    def __init__(self, subject: Subject, parts: Mapping[str, Part]) -> None:
+        super().__init__()
+        self._at_start = AtStart()
+        self._placed: dict[str, StandIn] = stand_ins(parts.values(), self._at_start)
+        self.subject = twin_of(subject)
+        """The subject's twin that the parts stand in; its `run` sees the spliced network's sites."""
+        self._swap = ExitStack()
+        self._swap.enter_context(self.subject.swapped(self._placed))
+        self.skeleton = self.subject.model
+        self.skeleton.register_forward_pre_hook(self._note_start, with_kwargs=True)
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+        """Logits of the decompiled network; differentiable in the parts' weights."""
+        logits = self.subject.run(tokens).logits
+        assert logits is not None
+        return logits
+
+    def codes(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, Code]:
+        """Active latents of every part, rows flattened, in splice mode `propagated`."""
+        with torch.inference_mode():
+            self.subject.run(tokens, logits=True)
+        codes = {name: stand.code for name, stand in self._placed.items()}
+        return {name: code for name, code in codes.items() if code is not None}
+
+    def _note_start(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        # With a key-value cache only the first call sees position 0.
+        tokens = args[0] if args else kwargs.get("input_ids")
+        cache = kwargs.get("past_key_values")
+        seen = 0 if cache is None else cache.get_seq_length()
+        begins = isinstance(tokens, Tensor) and bool((tokens[:, 0] == self.subject.start_token).all())
+        self._at_start.yes = seen == 0 and begins

@@ -1,0 +1,101 @@
+"""A sparse part: reads a site, writes a site, through k latents a token.
+
+    f = topk(relu(W_enc (s_in x) + b_enc))
+    y = (W_dec^T f + b_dec + W_skip (s_in x)) / s_out
+
+At position 0 of a row that begins with the start token every block sees the same input, so its
+output there is one constant vector, often of enormous norm (massive activations). A part stores
+that vector (`start_output`) instead of spending latents on it.
+"""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unweave.artifact.atomic import write_json
+from unweave.artifact.tensors import load_tensors, save_tensors
+from unweave.dictionaries.kernels.sparse import Code, SparsePart, select_topk
+from unweave.dictionaries.spec import PartSpec
+from unweave.errors import UserError
+
+
+class Part(nn.Module):
+    """One TopK dictionary, trainable; call it with the input site's vectors."""
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    W_skip: Tensor | None
+    start_output: Tensor
+
+    def __init__(self, spec: PartSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.W_enc = nn.Parameter(torch.zeros(spec.n_latents, spec.d_read))
+        self.b_enc = nn.Parameter(torch.zeros(spec.n_latents))
+        self.W_dec = nn.Parameter(torch.zeros(spec.n_latents, spec.d_out))
+        self.b_dec = nn.Parameter(torch.zeros(spec.d_out))
+        skip = nn.Parameter(torch.zeros(spec.d_out, spec.d_in)) if spec.skip else None
+        self.register_parameter("W_skip", skip)
+        self.register_buffer("start_output", torch.zeros(spec.d_out))
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """The part's output for every vector, without regard to positions."""
+        return self.run(x)[0]
+
+    def run(self, x: Float[Tensor, "*batch d_in"]) -> tuple[Float[Tensor, "*batch d_out"], Code]:
+        """The output and the code of the flattened rows it came from; differentiable in both."""
+        rows = (x.reshape(-1, x.shape[-1]) * self.spec.input_scale).contiguous()
+        total, latent, value = SparsePart.apply(
+            rows, self.W_enc, self.b_enc, self.W_dec, self.spec.k, self.spec.heads
+        )
+        total = total + self.b_dec
+        if self.W_skip is not None:
+            total = torch.addmm(total, rows, self.W_skip.T)
+        y = (total / self.spec.output_scale).view(*x.shape[:-1], self.spec.d_out)
+        return y, Code(latent, value)
+
+    def encode(self, x: Float[Tensor, "rows d_in"]) -> Code:
+        """Which latents are active in each row and how strongly."""
+        rows = (x * self.spec.input_scale).contiguous()
+        return select_topk(rows, self.W_enc, self.b_enc, self.spec.k, heads=self.spec.heads)
+
+    def unit_decoder_(self) -> None:
+        """Bring every decoder row back to unit norm, so that selection compares like with like.
+
+        An activation is then the norm of what its latent writes, in units of 1/s_out (Gao et al.
+        2024 keep the rows so during training).
+        """
+        with torch.no_grad():
+            self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+    def save(self, folder: Path) -> None:
+        """Write `weights.safetensors` and `spec.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        save_tensors(folder / "weights.safetensors", state)
+        write_json(folder / "spec.json", self.spec.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; a UserError names the file that is missing or does not fit."""
+        spec_path = folder / "spec.json"
+        if not spec_path.is_file():
+            raise UserError(f"No spec.json in {folder}: point at the folder of one dictionary")
+        try:
+            part = cls(PartSpec.model_validate_json(spec_path.read_bytes()))
+        except ValueError as error:
+            raise UserError(f"{spec_path} is not a dictionary's description: {error}") from error
+        wanted = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
+        loaded = load_tensors(folder / "weights.safetensors")
+        found = {name: tuple(tensor.shape) for name, tensor in loaded.items()}
+        if found != wanted:
+            raise UserError(
+                f"{folder / 'weights.safetensors'} holds {found} where spec.json asks for {wanted}"
+            )
+        part.load_state_dict(loaded)
+        return part

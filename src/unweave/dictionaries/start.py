@@ -1,0 +1,165 @@
+"""Where a part starts: from the network's own neurons and heads, and from data.
+
+A random start wastes most of a short run. An MLP's neurons already map its input to its output; a
+head's value space already moves what the head moves. What a part has in latents beyond those
+starts at data: latent = "this input" -> "what was still missing from the output there".
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unweave.activations.scale import unit_scale
+from unweave.dictionaries.part import Part
+from unweave.dictionaries.spec import PartSpec
+from unweave.subject import AttentionWeights, MLPWeights
+
+_RIDGE = 1e-2
+_FIT_ROWS = 2048
+
+
+def start_mlp(
+    spec: PartSpec,
+    weights: MLPWeights,
+    x: Float[Tensor, "vectors d_in"],
+    y: Float[Tensor, "vectors d_out"],
+    *,
+    seed: int,
+) -> Part:
+    """A transcoder that starts as the MLP's own (signed) neurons, the rest from data.
+
+    A gated neuron writes act(g.x)(u.x) d: with the gate open it writes +d when u.x is positive and
+    -d when negative, so it makes two latents, g+u -> d and g-u -> -d. Where there are more
+    neurons than latents, those that write most on the data are taken.
+    """
+    part, rows, target = _scaled_part(spec, x, y, seed=seed)
+    _fit_offset(part, rows, target)
+    residual = target - _offset(part, rows)
+    encoder, bias, decoder = _neurons(weights, x[: len(rows)])
+    taken = min(len(encoder), spec.n_latents)
+    part.W_enc.data[:taken] = _unit(encoder[:taken])
+    part.b_enc.data[:taken] = (
+        bias[:taken] * part.spec.input_scale / encoder[:taken].norm(dim=1).clamp_min(1e-12)
+    )
+    part.W_dec.data[:taken] = _unit(decoder[:taken])
+    _from_data(part, range(taken, spec.n_latents), rows, residual, seed=seed)
+    _fit_height(part, rows, residual)
+    return part
+
+
+def start_attention(
+    spec: PartSpec,
+    weights: AttentionWeights,
+    z: Float[Tensor, "vectors d_in"],
+    out: Float[Tensor, "vectors d_out"],
+    *,
+    seed: int,
+) -> Part:
+    """A part whose latents each read one head's value-weighted sum and write along that head's OV.
+
+    Encoders are differences of the head's z from its mean on random tokens; the decoder of such a
+    latent is what `W_O` makes of that same direction, so every latent starts as a rank-one piece
+    of the block it replaces.
+    """
+    part, rows, target = _scaled_part(spec, z, out, seed=seed)
+    _fit_offset(part, rows, target)
+    residual = target - _offset(part, rows)
+    generator = torch.Generator().manual_seed(seed)
+    per_head = spec.n_latents // spec.heads
+    per_slice = weights.W_O.shape[0] // spec.heads
+    for head in range(spec.heads):
+        mine = slice(head * per_head, (head + 1) * per_head)
+        read = rows[:, head * spec.d_read : (head + 1) * spec.d_read]
+        mean = read.mean(0)
+        drawn = torch.randint(len(rows), (per_head,), generator=generator)
+        direction = _unit(read[drawn] - mean)
+        W_O = weights.W_O[head * per_slice : (head + 1) * per_slice].flatten(0, 1).float()
+        part.W_enc.data[mine] = direction
+        part.b_enc.data[mine] = -(direction @ mean)
+        written = direction @ W_O
+        part.W_dec.data[mine] = _unit(written)
+        part.W_enc.data[mine] *= written.norm(dim=1, keepdim=True)
+        part.b_enc.data[mine] *= written.norm(dim=1)
+    _fit_height(part, rows, residual)
+    return part
+
+
+def _scaled_part(spec: PartSpec, x: Tensor, y: Tensor, *, seed: int) -> tuple[Part, Tensor, Tensor]:
+    spec = spec.model_copy(update={"input_scale": unit_scale(x), "output_scale": unit_scale(y)})
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(x), generator=generator)[: 4 * _FIT_ROWS]
+    return Part(spec), x[drawn] * spec.input_scale, y[drawn] * spec.output_scale
+
+
+def _fit_offset(part: Part, rows: Tensor, target: Tensor) -> None:
+    """`b_dec` as the mean; with a skip, `W_skip` and `b_dec` by ridge regression, in closed form."""
+    weight = _huber(target - target.mean(0))
+    mean_out = (weight[:, None] * target).sum(0) / weight.sum()
+    if part.W_skip is None:
+        part.b_dec.data.copy_(mean_out)
+        return
+    mean_in = (weight[:, None] * rows).sum(0) / weight.sum()
+    x, y = rows - mean_in, target - mean_out
+    gram = (x * weight[:, None]).T @ x
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    skip = torch.linalg.solve(gram, (x * weight[:, None]).T @ y).T
+    part.W_skip.data.copy_(skip)
+    part.b_dec.data.copy_(mean_out - skip @ mean_in)
+
+
+def _offset(part: Part, rows: Tensor) -> Tensor:
+    base = part.b_dec.data.expand(len(rows), -1)
+    return base if part.W_skip is None else base + rows @ part.W_skip.data.T
+
+
+def _neurons(weights: MLPWeights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Encoder rows, biases and decoder rows of all signed neurons, those that write most first."""
+    W_in, W_out = weights.W_in.float(), weights.W_out.float()
+    bias = torch.zeros(len(W_in)) if weights.b_in is None else weights.b_in.float()
+    pre = x @ W_in.T + bias
+    if weights.W_gate is None:
+        encoder, decoder, written = W_in, W_out, pre.clamp_min(0)
+    else:
+        gate = x @ weights.W_gate.float().T
+        encoder = torch.cat([weights.W_gate.float() + W_in, weights.W_gate.float() - W_in])
+        decoder, bias = torch.cat([W_out, -W_out]), torch.cat([bias, -bias])
+        product = gate.clamp_min(0) * pre
+        written = torch.cat([product.clamp_min(0), (-product).clamp_min(0)], dim=1)
+    order = (written.mean(0) * decoder.norm(dim=1)).argsort(descending=True)
+    return encoder[order], bias[order], decoder[order]
+
+
+def _from_data(part: Part, latents: range, rows: Tensor, residual: Tensor, *, seed: int) -> None:
+    if not len(latents):
+        return
+    generator = torch.Generator().manual_seed(seed + 1)
+    drawn = torch.randint(len(rows), (len(latents),), generator=generator)
+    mean = rows.mean(0)
+    direction = _unit(rows[drawn] - mean)
+    mine = slice(latents.start, latents.stop)
+    part.W_enc.data[mine] = direction
+    part.b_enc.data[mine] = -(direction @ mean)
+    part.W_dec.data[mine] = _unit(residual[drawn])
+
+
+def _fit_height(part: Part, rows: Tensor, residual: Tensor) -> None:
+    """Scale all activations by the one factor that fits the residual best."""
+    with torch.no_grad():
+        x = rows[:_FIT_ROWS] / part.spec.input_scale
+        written = part(x) * part.spec.output_scale - _offset(part, rows[:_FIT_ROWS])
+        aligned = (written * residual[:_FIT_ROWS]).sum() / written.square().sum().clamp_min(1e-12)
+        height = aligned.clamp(min=1e-2)
+        part.W_enc *= height
+        part.b_enc *= height
+
+
+def _huber(target: Tensor) -> Tensor:
+    """Weight of each row: one up to twice the typical norm, falling as 1/norm beyond."""
+    limit = 2 * math.sqrt(target.shape[1])
+    return (limit / target.norm(dim=1).clamp_min(1e-12)).clamp(max=1.0)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)

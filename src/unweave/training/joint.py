@@ -1,0 +1,175 @@
+"""The joint stage: parts tuned together so that the whole network keeps its predictions.
+
+    loss = KL(original || spliced) + weight * mean over layers and tokens of |h' - h|^2 / |h|^2
+
+where h is the residual stream after each block (Braun et al. 2024, end-to-end + downstream). Parts
+trained in one splice mode fail in the others, so each micro-batch draws its own: all parts in
+place, or a random half of them with the rest of the network original.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from torch import Tensor
+
+from unweave.activations.workers import Workers
+from unweave.dictionaries.part import Part
+from unweave.progress import QUIET, Progress
+from unweave.subject import Subject
+from unweave.training.adam_state import part_state, restore_part
+from unweave.training.checkpoint import Checkpoints, Metrics
+from unweave.training.schedule import linear_decay
+from unweave.training.stand_in import AtStart, stand_ins
+
+
+class JointSettings(BaseModel):
+    """How the parts are tuned together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    tokens: NonNegativeInt = 60_000
+    """Tokens to tune on; 0 leaves the parts as the local stage made them."""
+    micro_rows: int = Field(default=4, ge=1)
+    """Rows that one worker runs forward and backward at once."""
+    micro_batches: int = Field(default=2, ge=1)
+    """Micro-batches whose gradients make one step."""
+    lr: PositiveFloat = 5e-4
+    """Peak learning rate of Adam."""
+    stream_weight: NonNegativeFloat = 0.3
+    """Weight of the residual stream's relative error beside the KL."""
+    everything_share: float = Field(default=0.6, ge=0, le=1)
+    """Share of micro-batches with all parts in place; the others take a random half of them."""
+    clip: PositiveFloat = 1.0
+    """Largest norm of the whole gradient."""
+
+
+class _Losses(NamedTuple):
+    kl: float
+    stream: float
+    gradients: tuple[Tensor, ...]
+
+
+def tune_jointly(
+    subject: Subject,
+    parts: dict[str, Part],
+    tokens: Int[Tensor, "rows pos"],
+    *,
+    workers: Workers,
+    seed: int,
+    settings: JointSettings | None = None,
+    checkpoints: Checkpoints | None = None,
+    progress: Progress = QUIET,
+) -> Metrics:
+    """Tune the parts in place; returns the log, one line a step.
+
+    Step s depends only on the seed, s and the state before it, so that a resumed run ends in the
+    same bits; micro-batches are summed in their order whatever the number of workers.
+    """
+    settings, checkpoints = settings or JointSettings(), checkpoints or Checkpoints(None)
+    rows_per_step = settings.micro_rows * settings.micro_batches
+    steps = settings.tokens // (rows_per_step * tokens.shape[1])
+    parameters = [p for part in parts.values() for p in part.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=settings.lr, fused=True)
+    metrics: Metrics = []
+    done = 0
+    if (progressed := checkpoints.latest()) is not None:
+        done, metrics = progressed.done, progressed.metrics
+        for name, part in parts.items():
+            restore_part(part, optimizer, progressed.tensors[name])
+    per_step = rows_per_step * tokens.shape[1]
+    with progress.task("Tuning jointly", total=steps * per_step, unit="tokens") as advance:
+        advance(done * per_step)
+        for step in range(done, steps):
+            losses = list(
+                workers.map(
+                    lambda micro, s=step: _micro_batch(
+                        workers.twin(subject), parts, parameters, tokens, seed, s, micro, settings
+                    ),
+                    range(settings.micro_batches),
+                )
+            )
+            _update(parts, parameters, optimizer, losses, step, steps, settings)
+            kl = sum(loss.kl for loss in losses) / len(losses)
+            stream = sum(loss.stream for loss in losses) / len(losses)
+            metrics.append({"stage": "joint", "step": step, "kl": kl, "stream": stream})
+            advance(per_step)
+            checkpoints.offer(step + 1, metrics, lambda: {n: part_state(p, optimizer) for n, p in parts.items()})
+    for parameter in parameters:
+        parameter.grad = None
+    return metrics
+
+
+def _micro_batch(
+    subject: Subject,
+    parts: dict[str, Part],
+    parameters: Sequence[Tensor],
+    tokens: Tensor,
+    seed: int,
+    step: int,
+    micro: int,
+    settings: JointSettings,
+) -> _Losses:
+    generator = torch.Generator().manual_seed((seed << 24) + step * settings.micro_batches + micro)
+    drawn = torch.randint(tokens.shape[0], (settings.micro_rows,), generator=generator)
+    streams = [f"blocks.{layer}.resid_post" for layer in range(subject.n_layers)]
+    rows = tokens[drawn]
+    with torch.no_grad():
+        original = subject.run(rows, capture=streams)
+    placed = stand_ins(parts.values(), AtStart())
+    if torch.rand((), generator=generator) >= settings.everything_share:
+        keep = torch.rand(len(placed), generator=generator) < 0.5
+        placed = {name: s for (name, s), kept in zip(placed.items(), keep, strict=True) if kept}
+    with subject.swapped(placed), torch.enable_grad():
+        spliced = subject.run(rows, capture=streams)
+    assert original.logits is not None
+    assert spliced.logits is not None
+    kl = kl_per_token(original.logits[:, 1:], spliced.logits[:, 1:]).mean()
+    gaps = [_relative_gap(original.sites[site], spliced.sites[site]) for site in streams]
+    stream = torch.stack(gaps).mean()
+    loss = kl + settings.stream_weight * stream
+    if not loss.requires_grad:  # no part was drawn
+        return _Losses(kl.item(), stream.item(), tuple(torch.zeros_like(p) for p in parameters))
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    filled = tuple(
+        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)
+    )
+    return _Losses(kl.item(), stream.item(), filled)
+
+
+def kl_per_token(
+    original: Float[Tensor, "*batch vocab"], spliced: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch"]:
+    """KL(original || spliced) in nats."""
+    p, q = original.float().log_softmax(-1), spliced.float().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def _relative_gap(original: Tensor, spliced: Tensor) -> Tensor:
+    # Per token, or the few tokens with massive activations would be all that counts.
+    gap = (spliced[:, 1:] - original[:, 1:]).float().square().sum(-1)
+    return (gap / original[:, 1:].float().square().sum(-1).clamp_min(1e-12)).mean()
+
+
+def _update(
+    parts: dict[str, Part],
+    parameters: Sequence[Tensor],
+    optimizer: torch.optim.Adam,
+    losses: Sequence[_Losses],
+    step: int,
+    steps: int,
+    settings: JointSettings,
+) -> None:
+    for index, parameter in enumerate(parameters):
+        total = losses[0].gradients[index]
+        for other in losses[1:]:
+            total = total.add_(other.gradients[index])
+        parameter.grad = total.div_(len(losses))
+    torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+    for group in optimizer.param_groups:
+        group["lr"] = settings.lr * linear_decay(step, steps)
+    optimizer.step()
+    for part in parts.values():
+        part.unit_decoder_()
