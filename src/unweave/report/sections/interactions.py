@@ -1,0 +1,66 @@
+"""The strongest edges of the interaction graph."""
+
+from collections.abc import Sequence
+
+from unweave.report.facts import Edge, End, Graph
+from unweave.report.html import Markup, clip, element
+from unweave.report.numbers import short, signed
+from unweave.report.sections.frame import absent, section, table, token
+
+
+def interactions(graph: Graph | None) -> Markup:
+    """Feature to feature, token to feature, feature to logit."""
+    lead = (
+        "Virtual weights, read from the parameters: how much one feature writes of what another "
+        "reads. Shown are the edges that matter most in use: weight times how often and how "
+        "strongly the source fires. At most two edges of any one feature are listed."
+    )
+    title = "How features interact"
+    if graph is None:
+        words = "This artifact holds no interaction graph."
+        return section("interactions", title, lead, absent(words))
+    count = element("p", f"{graph.total:,} edges in graph/edges.parquet.", class_="note")
+    return section(
+        "interactions",
+        title,
+        lead,
+        _edges("Feature → feature", graph.inner),
+        element(
+            "div",
+            element("div", _edges("Token → feature", graph.inputs)),
+            element("div", _edges("Feature → logit", graph.outputs)),
+            class_="pair",
+        ),
+        count,
+    )
+
+
+def _edges(title: str, edges: Sequence[Edge]) -> list[Markup]:
+    if not edges:
+        return [element("h3", title), absent("None were kept.")]
+    most = max(abs(edge.weight) for edge in edges) or 1.0
+    lines = [
+        [_end(edge.source), _end(edge.target), _weight(edge.weight, most), short(edge.used)]
+        for edge in edges
+    ]
+    heads = ["from", "to", "weight", "used"]
+    return [element("h3", title), table(heads, lines, class_="edges")]
+
+
+def _end(end: End) -> Markup:
+    if end.token:
+        return element("span", token(end.words) if end.words else element("code", end.id))
+    name = element("code", end.id)
+    return element("span", name, element("small", clip(end.words, 120)) if end.words else None)
+
+
+def _weight(weight: float, most: float) -> Markup:
+    share = min(abs(weight) / most, 1.0)
+    bar = element(
+        "svg",
+        element("rect", x=0, y=0, width=f"{40 * share:.1f}", height=6),
+        viewBox="0 0 40 6",
+        class_="bar " + ("up" if weight >= 0 else "down"),
+        aria_hidden="true",
+    )
+    return element("span", signed(weight), bar, class_="weight")
