@@ -1,5 +1,7 @@
 """GGUF files: llama.cpp's quantised weights, loaded as plain floats."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import torch
@@ -27,7 +29,8 @@ def load_gguf(file: Path, *, dtype: torch.dtype, device: str = "cpu") -> Subject
     check_gguf(file)
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with quiet_transformers():
+    # The reader draws its own progress bar on stderr, whatever transformers is told.
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
                 file.parent,

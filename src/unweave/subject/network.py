@@ -56,6 +56,7 @@ class Subject:
         self._row: Family | None = find_family(getattr(self.config, "model_type", None))
         self._geometry: Geometry | None = measure(model, self._row) if self._row else None
         self._places: dict[str, Place] = {}
+        self._swapped: list[str] = []
         # No key-value cache is built in a single pass: nobody would read it.
         self._options = {"use_cache": False} if hasattr(self.config, "use_cache") else {}
 
@@ -234,7 +235,12 @@ class Subject:
             part_path(part, subject=self.name, model=self.model, family=self._row): module
             for part, module in parts.items()
         }
-        return swapped_modules(self.model, paths)
+        return swapped_modules(self.model, paths, self._swapped)
+
+    @property
+    def changed(self) -> bool:
+        """Whether parts are swapped in right now."""
+        return bool(self._swapped)
 
     @property
     def _table(self) -> Table:

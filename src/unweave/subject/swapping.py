@@ -33,17 +33,24 @@ def part_path(part: str, *, subject: str, model: nn.Module, family: Family | Non
 
 
 @contextmanager
-def swapped_modules(model: nn.Module, parts: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put each module at its path for as long as the context lasts, whatever happens in it."""
+def swapped_modules(
+    model: nn.Module, parts: Mapping[str, nn.Module], now: list[str]
+) -> Iterator[None]:
+    """Put each module at its path for as long as the context lasts, whatever happens in it.
+
+    `now` holds the paths that are swapped at the moment.
+    """
     originals: dict[str, nn.Module] = {}
     try:
         for path, part in parts.items():
             originals[path] = model.get_submodule(path)
+            now.append(path)
             _set(model, path, part)
         yield
     finally:
         for path, original in reversed(originals.items()):
             _set(model, path, original)
+            now.remove(path)
 
 
 def _set(model: nn.Module, path: str, module: nn.Module) -> None:
