@@ -10,6 +10,7 @@ from unweave.describe.describe import (
 from unweave.describe.evidence import Firings, PartEvidence
 from unweave.describe.explain import ExplainSettings
 from unweave.describe.features import feature_table
+from unweave.describe.store import stored
 from unweave.describe.vocabulary import Vocabulary, visible
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "Vocabulary",
     "describe_part",
     "feature_table",
+    "stored",
     "visible",
 ]

@@ -57,7 +57,7 @@ class Explained:
     """What the explainer found for the latents of a part."""
 
     table: RuleTable
-    """The chosen claims; within a claim the keys with most firings come first."""
+    """The chosen claims; within a claim the keys that save most come first."""
     base_rate: Float[np.ndarray, " latents"]
     """Rate of the code nearest to each latent's share of firing tokens."""
     saved: Float[np.ndarray, " latents"]
@@ -87,6 +87,7 @@ class _Candidate:
     tally: Tally
     pair: Int[np.ndarray, " members"]
     probability: Float[np.ndarray, " members"]
+    gain: Float[np.ndarray, " members"]
     rate: Float[np.ndarray, " latents"]
     saved: Float[np.ndarray, " latents"]
 
@@ -168,7 +169,8 @@ def _best_sets(counts: Tally, base: _Base, settings: ExplainSettings) -> _Candid
     bits += np.where(size > 0, cost[np.maximum(size - 1, 0)], 0.0)
     bits += firing_bits(base.count - fired, base.places - total, rate)
     saved = firing_bits(base.count, np.full(n, base.places), base.rate) - bits
-    return _Candidate(counts, pair, fitted[pair], rate, np.where(size > 0, saved, 0.0))
+    gain = firing_bits(counts.fired[pair], counts.total[pair], rate[owner]) - listed_bits[pair]
+    return _Candidate(counts, pair, fitted[pair], gain, rate, np.where(size > 0, saved, 0.0))
 
 
 def _best_prefix(
@@ -233,6 +235,7 @@ class _Members:
     latent: Int[np.ndarray, " members"]
     key: Int[np.ndarray, " members"]
     probability: Float[np.ndarray, " members"]
+    gain: Float[np.ndarray, " members"]
     fired: Int[np.ndarray, " members"]
     total: Int[np.ndarray, " members"]
     value: Float[np.ndarray, " members"]
@@ -246,6 +249,7 @@ def _members(candidate: _Candidate, mine: Bool[np.ndarray, " latents"]) -> _Memb
         latent=counts.latent[pair],
         key=counts.key[pair],
         probability=candidate.probability[keep],
+        gain=candidate.gain[keep],
         fired=counts.fired[pair],
         total=counts.total[pair],
         value=counts.value[pair],
@@ -253,12 +257,12 @@ def _members(candidate: _Candidate, mine: Bool[np.ndarray, " latents"]) -> _Memb
 
 
 def _joined(chosen: Sequence[_Members]) -> _Members:
-    """All members, by latent, those with most firings first."""
+    """All members, by latent, those that save most first."""
     joined = {
         name: np.concatenate([getattr(members, name) for members in chosen])
-        for name in ("latent", "key", "probability", "fired", "total", "value")
+        for name in ("latent", "key", "probability", "gain", "fired", "total", "value")
     }
-    order = np.lexsort((joined["key"], -joined["fired"], joined["latent"]))
+    order = np.lexsort((joined["key"], -joined["gain"], joined["latent"]))
     return _Members(**{name: field[order] for name, field in joined.items()})
 
 

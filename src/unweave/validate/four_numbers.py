@@ -1,54 +1,20 @@
 """The four numbers of an artifact: how true and how long, of the mathematics and of the words."""
 
-from typing import Self
+import math
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from unweave.artifact.scores import FourNumbers, Number
 from unweave.validate.bootstrap import Interval
 
 
-class Measured(BaseModel):
-    """A number with its 95% interval and its unit."""
+def number(interval: Interval, unit: str) -> Number:
+    """The interval with its unit, as scores.json stores it; unknown ends are left out.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    value: float
-    """The number."""
-    low: float
-    """Lower end of the interval."""
-    high: float
-    """Upper end of the interval."""
-    unit: str
-    """Unit, in words."""
-
-    @classmethod
-    def of(cls, interval: Interval, unit: str) -> Self:
-        """Name the unit of an interval."""
-        return cls(value=interval.value, low=interval.low, high=interval.high, unit=unit)
-
-
-class SemanticLength(Measured):
-    """Length of the descriptions: per token like the others, and in all."""
-
-    total_bits: float = Field(ge=0)
-    """Bits of all descriptions together."""
-    per: str
-    """What the total is divided by, in words."""
-
-
-class FourNumbers(BaseModel):
-    """Accuracy and length, mathematical and semantic, on held-out text (DESIGN.md section 4)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    math_accuracy: Measured
-    """Cross-entropy increase with everything replaced, propagated; lower is better."""
-    math_length_bits: Measured
-    """Bits per token to send what fires and how strongly; lower is better."""
-    semantic_accuracy: Measured
-    """Share of the bits of firing that the descriptions explain; higher is better."""
-    semantic_length_bits: SemanticLength
-    """Bits of the descriptions; lower is better."""
+    >>> number(Interval(0.5, 0.4, 0.6), "nats/token").high
+    0.6
+    """
+    if math.isnan(interval.low) or math.isnan(interval.high):
+        return Number(value=interval.value, unit=unit)
+    return Number(value=interval.value, low=interval.low, high=interval.high, unit=unit)
 
 
 def four_numbers(
@@ -59,21 +25,29 @@ def four_numbers(
     description_bits: float,
     tokens: int,
 ) -> FourNumbers:
-    """Assemble the four numbers; `tokens` is what the descriptions' length is amortised over.
+    """Assemble the four numbers (DESIGN.md section 4); all measured on held-out text.
 
-    The length of the descriptions is a count, not an estimate: its interval has no width.
+    ce_increase: with everything replaced, propagated, nats per token. math_length: bits per token,
+    dictionaries amortised. semantic_fraction: share of the bits of firing that the descriptions
+    explain. description_bits: length of all descriptions together, amortised over `tokens`, the
+    tokens that the dictionaries are amortised over too. That length is counted, not estimated, so
+    its interval has no width.
     """
     per_token = description_bits / tokens
     return FourNumbers(
-        math_accuracy=Measured.of(ce_increase, "nats per token"),
-        math_length_bits=Measured.of(math_length, "bits per token"),
-        semantic_accuracy=Measured.of(semantic_fraction, "share of the bits of firing"),
-        semantic_length_bits=SemanticLength(
-            value=per_token,
-            low=per_token,
-            high=per_token,
-            unit="bits per token",
-            total_bits=description_bits,
-            per=f"{tokens:,} tokens the artifact was made from",
+        math_accuracy=number(ce_increase, "nats/token"),
+        math_length_bits=number(math_length, "bits/token"),
+        semantic_accuracy=number(semantic_fraction, "share"),
+        semantic_length_bits=Number(
+            value=per_token, low=per_token, high=per_token, unit="bits/token"
         ),
     )
+
+
+def description_totals(description_bits: float, described: int) -> dict[str, Number]:
+    """What four_numbers amortises away: the descriptions' length in all and for each."""
+    each = description_bits / described if described else 0.0
+    return {
+        "description_bits": Number(value=description_bits, unit="bits"),
+        "description_bits_each": Number(value=each, unit="bits"),
+    }
