@@ -1,0 +1,5 @@
+"""`python -m unweave.cli` is `unweave`."""
+
+from unweave.cli.app import main
+
+main()

@@ -1,0 +1,83 @@
+"""`unweave decompile`: the main job."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from unweave.cli.counts import Count, parse_count
+from unweave.errors import UserError
+
+if TYPE_CHECKING:
+    from unweave.pipeline.settings import DecompileSettings
+
+
+def decompile(
+    subject: str,
+    /,
+    *,
+    out: Path,
+    text: str | None = None,
+    tokens: Count | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
+) -> None:
+    """Take a language model apart, all stages, into an artifact; resumes if interrupted.
+
+    Parameters
+    ----------
+    subject
+        A name that `unweave subjects` lists, a Hugging Face folder, a GGUF file or a hub id.
+    out
+        The artifact's folder: new, finished earlier, or left by an interrupted run.
+    text
+        A name that `unweave texts` lists, a file, a folder or hub:NAME of a data set.
+    tokens
+        Tokens to train on, such as 400k or 2M.
+    seed
+        The seed of every random choice.
+    threads
+        Processor threads to use.
+    config
+        A TOML file of settings; the flags above win over it.
+    """
+    from unweave.cli.summary import show_summary
+    from unweave.pipeline import decompile as run
+    from unweave.progress import watching
+
+    flags = {"text": text, "tokens": tokens, "seed": seed, "threads": threads}
+    settings = resolve({name: value for name, value in flags.items() if value is not None}, config)
+    folder = run(subject, settings=settings, out=out, progress=watching())
+    show_summary(folder)
+
+
+def resolve(flags: dict[str, str | int], config: Path | None) -> "DecompileSettings":
+    """The settings of a run: what the file says, flags over it, defaults for the rest."""
+    from pydantic import ValidationError
+
+    from unweave.pipeline.settings import DecompileSettings
+
+    chosen = {**(_settings_in(config) if config is not None else {}), **flags}
+    try:
+        return DecompileSettings.model_validate(chosen)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(step) for step in first["loc"])
+        top = str(first["loc"][0]) if first["loc"] else ""
+        where = f"--{name}" if top in flags or config is None else f"{config}, {name}"
+        raise UserError(f"{where}: {first['msg']}") from error
+
+
+def _settings_in(config: Path) -> dict[str, object]:
+    import tomllib
+
+    try:
+        settings = tomllib.loads(config.read_text(encoding="utf-8"))
+        if isinstance(settings.get("tokens"), str):
+            settings["tokens"] = parse_count(settings["tokens"])
+    except OSError as error:
+        raise UserError(f"--config {config} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"--config {config} is no TOML file of settings ({error})") from error
+    return settings
