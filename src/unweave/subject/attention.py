@@ -8,7 +8,7 @@ in the blocks asked for and calls the fast kernel in all others.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 NAME = "unweave_pattern"
 
 
+@runtime_checkable
 class _Config(Protocol):
     _attn_implementation: str
 

@@ -1,7 +1,7 @@
 """The subject writes: one token after another, many rows at once, with a key-value cache."""
 
 from collections.abc import Callable, Collection
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +11,12 @@ from unweave.errors import UserError
 from unweave.subject.network import Subject
 
 
+@runtime_checkable
 class _Output(Protocol):
     logits: Tensor
 
 
+@runtime_checkable
 class _Cache(Protocol):
     def batch_select_indices(self, indices: Tensor) -> None: ...
 

@@ -3,7 +3,7 @@
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from unweave.subject.weight_files import (
 )
 
 
+@runtime_checkable
 class _Saves(Protocol):
     def save_pretrained(self, folder: Path) -> object: ...
 

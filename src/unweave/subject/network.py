@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -21,6 +21,7 @@ from unweave.subject.weights import AttentionWeights, MLPWeights, Table
 NOTHING: Mapping[str, Replacement] = MappingProxyType({})
 
 
+@runtime_checkable
 class Config(Protocol):
     """What is read of a Hugging Face config."""
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Need:
     """Order of the documents, and the random numbers of a subject that writes its own."""
 
 
+@runtime_checkable
 class TextSource(Protocol):
     """Where documents come from."""
 

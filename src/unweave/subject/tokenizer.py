@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from unweave.subject.quiet import quiet_transformers
 
 
+@runtime_checkable
 class _HFTokenizer(Protocol):
     bos_token_id: int | None
     eos_token_id: int | None
