@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from unweave.artifact.atomic import Json, new_file
 from unweave.artifact.feature_id import FeatureId
@@ -103,7 +102,7 @@ class Descriptions:
             self._base.close()
             raise UserError(f"{path} is damaged or no store of descriptions ({error})") from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Descriptions":
         return self
 
     def __exit__(self, *exception: object) -> None:

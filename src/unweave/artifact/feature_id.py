@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from unweave.artifact.hashing import sha256_of_file
 from unweave.errors import UserError
@@ -21,12 +21,12 @@ class FeatureId(NamedTuple):
     """First 6 hex digits of the SHA-256 of the dictionary's weights.safetensors."""
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "FeatureId":
         """Read the written form; UserError when `text` is none."""
         match = _FORM.fullmatch(text)
         if match is None:
             raise UserError(f"{text!r} is no feature id: write it like L7.mlp/1234@3fa9c2")
-        return cls(match["part"], int(match["latent"]), match["weights"])
+        return FeatureId(match["part"], int(match["latent"]), match["weights"])
 
     def __str__(self) -> str:
         return f"{self.part}/{self.latent}@{self.weights}"

@@ -7,7 +7,7 @@ the flat index row * context + position into `firings/tokens.npy`.
 """
 
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64, Num
@@ -87,7 +87,7 @@ class Firings:
         self.value_by_latent = arrays["value_by_latent"]
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path) -> "Firings":
         """Map the six arrays; UserError when one is missing, damaged or of another length."""
         types = (np.int64, np.int32, np.float16, np.int64, np.int32, np.float16)
         arrays = {

@@ -6,7 +6,7 @@ in bits. `baselines` and `controls` are open: any method or control may add an e
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import (
     Field,
@@ -35,7 +35,7 @@ class Interval(Record):
     """Upper end; null where no interval was measured."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _ordered(self) -> "Interval":
         if (self.low is None) != (self.high is None):
             raise ValueError("an interval has both ends or none")
         if self.low is not None and self.high is not None and self.low > self.high:
@@ -195,7 +195,7 @@ class Scores(Record):
     """Further measurements of the whole, by name."""
 
     @model_validator(mode="after")
-    def _has_mean_ablation(self) -> Self:
+    def _has_mean_ablation(self) -> "Scores":
         if "mean_ablation" not in self.controls:
             raise ValueError("controls lack mean_ablation, without which no number can be read")
         return self
