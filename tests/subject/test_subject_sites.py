@@ -74,8 +74,7 @@ def split_qkv(subject: Subject, seen: dict, names: dict) -> dict:
         by_head = whole.reshape(batch, pos, subject.n_heads, 3 * d_head)
         parts = by_head.split(d_head, dim=-1)
     return {
-        s: p.reshape(batch, pos, subject.n_heads, d_head)
-        for s, p in zip("qkv", parts, strict=True)
+        s: p.reshape(batch, pos, subject.n_heads, d_head) for s, p in zip("qkv", parts, strict=True)
     }
 
 

@@ -122,6 +122,15 @@ def _hook_pattern(earlier: Callable | None, visit: Callable, visits: _Visit) -> 
     return pattern
 
 
+def _module(model: nn.Module, place: Place, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(place.module)
+    except AttributeError as error:
+        raise UserError(
+            f"there is no {name} at the moment: what is swapped in has no such inside"
+        ) from error
+
+
 def run_model(
     model: nn.Module,
     tokens: Tensor,
@@ -139,7 +148,7 @@ def run_model(
     captured = set(capture)
     with ExitStack() as hooks:
         for name, place in places.items():
-            module = model.get_submodule(place.module)
+            module = _module(model, place, name)
             visit = visits.at(name, place, name in captured, replace.get(name))
             if place.side == "in":
                 hooks.callback(_hook_input(module, visit, visits, name))
@@ -159,6 +168,6 @@ def run_model(
     if visits.pending:
         raise UserError(
             f"the pass never came to {', '.join(sorted(visits.pending))}: the module there was "
-            "not called (is a part swapped in for it?)"
+            "not called"
         )
     return Run(result if logits else None, visits.sites)
