@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Advance = Callable[[float], None]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where a stage reports."""
 
@@ -24,6 +25,7 @@ class Progress(Protocol):
         ...
 
 
+@runtime_checkable
 class ProgressTask(Protocol):
     """A context manager that yields the function to advance with."""
 

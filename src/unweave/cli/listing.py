@@ -1,9 +1,10 @@
 """A table of what is known by name."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Listed(Protocol):
     """What an entry of the catalogue says of itself."""
 
