@@ -6,18 +6,28 @@ their kind, each with its own probability and activation, and give one pair for 
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from unweave.describe.code import CLAIM_BITS, rule_bits
-from unweave.describe.contexts import REPEATS, RuleKind, context_keys, universe
+from unweave.describe.contexts import OCTAVES, REPEATS, RuleKind, context_keys, universe
 from unweave.describe.vocabulary import CLASSES, Vocabulary
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Activation = Annotated[float, Field(ge=0)]
+Token = Annotated[int, Field(ge=0)]
+
+
+def _known_class(name: str) -> str:
+    if name not in CLASSES:
+        raise ValueError(f"no token class is called {name!r}")
+    return name
+
+
+ClassName = Annotated[str, AfterValidator(_known_class)]
 
 
 class Prediction(NamedTuple):
@@ -77,7 +87,7 @@ class Rule(_Claim):
     """Activation of the firings at each listed key."""
 
     @model_validator(mode="after")
-    def _aligned(self) -> Self:
+    def _aligned(self) -> "Rule":
         listed = len(self.members())
         if not listed == len(self.probability) == len(self.activation):
             raise ValueError("a claim needs one probability and one activation for each key")
@@ -121,7 +131,7 @@ class Rule(_Claim):
 
 
 class _TokenRule(Rule):
-    tokens: tuple[int, ...]
+    tokens: tuple[Token, ...]
     """Token ids."""
 
     def members(self) -> Sequence[object]:
@@ -149,7 +159,7 @@ class BigramClaim(Rule):
     """The latent fires at certain pairs of the token before and the current one."""
 
     kind: Literal["bigram"] = "bigram"
-    pairs: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[Token, Token], ...]
     """Pairs (token before, current token)."""
 
     def members(self) -> Sequence[object]:
@@ -161,8 +171,8 @@ class BigramClaim(Rule):
         return np.array(self.pairs, dtype=np.int64) @ np.array([vocab_size, 1])
 
 
-class _NamedRule(Rule):
-    names: tuple[str, ...]
+class _ClassRule(Rule):
+    names: tuple[ClassName, ...]
     """Names of classes."""
 
     def members(self) -> Sequence[object]:
@@ -170,18 +180,17 @@ class _NamedRule(Rule):
         return self.names
 
     def keys(self, vocab_size: int) -> Int[np.ndarray, " members"]:
-        """Indices of the names."""
-        known = REPEATS if self.kind == "repeat" else CLASSES
-        return np.array([known.index(name) for name in self.names], dtype=np.int64)
+        """Indices into `CLASSES`."""
+        return np.array([CLASSES.index(name) for name in self.names], dtype=np.int64)
 
 
-class TokenClassClaim(_NamedRule):
+class TokenClassClaim(_ClassRule):
     """The latent fires by the class of the current token (numbers, prepositions, ...)."""
 
     kind: Literal["token_class"] = "token_class"
 
 
-class PreviousClassClaim(_NamedRule):
+class PreviousClassClaim(_ClassRule):
     """The latent fires by the class of the token before."""
 
     kind: Literal["previous_class"] = "previous_class"
@@ -191,7 +200,7 @@ class ClassPairClaim(Rule):
     """The latent fires at certain pairs of classes of the token before and the current one."""
 
     kind: Literal["class_pair"] = "class_pair"
-    pairs: tuple[tuple[str, str], ...]
+    pairs: tuple[tuple[ClassName, ClassName], ...]
     """Pairs (class of the token before, class of the current token)."""
 
     def members(self) -> Sequence[object]:
@@ -208,7 +217,7 @@ class PositionClaim(Rule):
     """The latent fires by how far from the start of its row the token stands."""
 
     kind: Literal["position"] = "position"
-    octaves: tuple[int, ...]
+    octaves: tuple[Annotated[int, Field(ge=0, lt=OCTAVES)], ...]
     """Octave i holds the positions 2^i .. 2^(i+1)-1; the row's start token is position 0."""
 
     def members(self) -> Sequence[object]:
@@ -220,10 +229,20 @@ class PositionClaim(Rule):
         return np.array(self.octaves, dtype=np.int64)
 
 
-class RepeatClaim(_NamedRule):
+class RepeatClaim(Rule):
     """The latent fires by whether the row had the token, or its pair with the one before."""
 
     kind: Literal["repeat"] = "repeat"
+    names: tuple[Literal["new", "seen", "pair seen"], ...]
+    """`new` to the row, `seen` in it, or `pair seen`: seen after the same token."""
+
+    def members(self) -> Sequence[object]:
+        """Names."""
+        return self.names
+
+    def keys(self, vocab_size: int) -> Int[np.ndarray, " members"]:
+        """Indices into `REPEATS`."""
+        return np.array([REPEATS.index(name) for name in self.names], dtype=np.int64)
 
 
 Claim = Annotated[

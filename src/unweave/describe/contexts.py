@@ -82,7 +82,7 @@ def _keys(
             pair = previous * vocabulary.size + current
             # A start token that another row begins with is no news, but within a row it is.
             pair[:, 0] = -1
-            return (_seen(current) + _seen(pair)).astype(np.int64)
+            return _seen(current).astype(np.int64) + _seen(pair)
 
 
 def _octaves(positions: int) -> Int[np.ndarray, " pos"]:

@@ -9,7 +9,9 @@ length; Rissanen 1978). For each kind of claim,
    certainty);
 2. order the keys of a latent by the bits that listing them saves, and list the first m, with m
    such that the savings less the bits for the set are largest;
-3. recompute the rate at the unlisted keys, which falls, and repeat once.
+3. recompute the rate at the unlisted keys, which falls, and repeat once. Keys at which a latent
+   fires less than elsewhere may be listed only then: measured against a base rate that the
+   latent's own keys have raised, every other key would look like an exception.
 
 Of all kinds, the latent gets the one that saves most; if none saves anything, none.
 """
@@ -156,9 +158,11 @@ def _best_sets(counts: Tally, base: _Base, settings: ExplainSettings) -> _Candid
     cost = set_bits_up_to(counts.universe, min(settings.most_members, counts.universe))
     listed_bits = firing_bits(counts.fired, counts.total, fitted) + MEMBER_BITS
     pair = np.zeros(0, dtype=np.int64)
-    for _ in range(2):
+    likelier = fitted > rate[counts.latent]
+    for listable in (likelier, np.ones_like(likelier)):
         unlisted = firing_bits(counts.fired, counts.total, rate[counts.latent])
-        pair = _best_prefix(counts.latent, unlisted - listed_bits, cost)
+        gain = np.where(listable, unlisted - listed_bits, 0.0)
+        pair = _best_prefix(counts.latent, gain, cost)
         owner = counts.latent[pair]
         fired = sum_by(owner, counts.fired[pair], n)
         total = sum_by(owner, counts.total[pair], n)

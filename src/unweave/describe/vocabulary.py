@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
 
 import numpy as np
 from jaxtyping import Int
@@ -148,7 +147,7 @@ class Vocabulary:
     """Index into `CLASSES` of each token."""
 
     @classmethod
-    def from_decode(cls, decode: Callable[[int], str], size: int) -> Self:
+    def from_decode(cls, decode: Callable[[int], str], size: int) -> "Vocabulary":
         """Decode every token once (0.3 s for 49,152 tokens).
 
         >>> Vocabulary.from_decode(lambda token: [" a", "1"][token], 2).show(0)

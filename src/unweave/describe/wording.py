@@ -156,7 +156,7 @@ def _rule_text(
         rate = percent(claim.otherwise_probability)
         return f"fires at {rate} of tokens, but less {_at(exception)}"
     text = f"fires {_at(place)} ({percent(matched_firings / count)} of its firings; "
-    text += f"it fires at {percent(matched_firings / max(matched_total, 1))} of them)"
+    text += f"fires at {percent(matched_firings / max(matched_total, 1))} of such places)"
     return f"{text}, less {_at(exception)}" if exception else text
 
 

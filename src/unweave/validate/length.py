@@ -16,16 +16,16 @@ VALUE_BITS = 7
 """B of the paper's GPT-2 example."""
 
 
-def dense_bits(width: int, value_bits: float = VALUE_BITS) -> float:
+def dense_bits(width: int, value_bits: int = VALUE_BITS) -> float:
     """A dense vector: every coordinate.
 
     >>> dense_bits(768)
-    5376
+    5376.0
     """
-    return width * value_bits
+    return float(width * value_bits)
 
 
-def sparse_bits(l0: float, n_latents: int, value_bits: float = VALUE_BITS) -> float:
+def sparse_bits(l0: float | int, n_latents: int, value_bits: int = VALUE_BITS) -> float:
     """A sparse code: which latents, each by its index, and how strongly; L0 (B + log2 F)."""
     return l0 * (value_bits + float(np.log2(n_latents)))
 
@@ -42,15 +42,13 @@ def entropy_bits(frequency: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*
     return -(frequency * np.log2(inside) + (1 - frequency) * np.log2(outside))
 
 
-def frequency_bits(
-    frequency: Float[np.ndarray, " latents"], value_bits: float = VALUE_BITS
-) -> float:
+def frequency_bits(frequency: Float[np.ndarray, " latents"], value_bits: int = VALUE_BITS) -> float:
     """A sparse code with frequent latents cheap: sum of the entropies of firing, plus L0 B."""
     return float(entropy_bits(frequency).sum() + frequency.sum() * value_bits)
 
 
 def dictionary_bits(
-    n_latents: int, d_in: int, d_out: int, tokens: int, value_bits: float = VALUE_BITS
+    n_latents: int, d_in: int, d_out: int, tokens: int, value_bits: int = VALUE_BITS
 ) -> float:
     """The dictionary's numbers, F (d_in + d_out + 2), amortised over the tokens it is used for.
 
@@ -59,7 +57,7 @@ def dictionary_bits(
     return n_latents * (d_in + d_out + 2) * value_bits / tokens
 
 
-def edge_bits(n_edges: int, n_nodes: int, value_bits: float = VALUE_BITS) -> float:
+def edge_bits(n_edges: int, n_nodes: int, value_bits: int = VALUE_BITS) -> float:
     """An interaction graph in all: for each edge both its ends and its weight."""
     return n_edges * (2 * float(np.log2(n_nodes)) + value_bits)
 
@@ -68,7 +66,7 @@ def mathematical_length(
     parts: Sequence[PartScores],
     settings: BootstrapSettings | None = None,
     *,
-    value_bits: float = VALUE_BITS,
+    value_bits: int = VALUE_BITS,
     amortised: float = 0.0,
 ) -> Interval:
     """Bits per held-out token to say which latents of all parts fire and how strongly.
