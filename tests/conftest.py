@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("unweave", "beartype.beartype")
+# As for mypy, an int will do where a float is asked for.
+install_import_hook(
+    "unweave", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -60,9 +60,14 @@ def test_an_exception_leaves_the_old_file_alone(
     tmp_path: Path, failure: type[BaseException]
 ) -> None:
     write_text(tmp_path / "file", "old")
-    with pytest.raises(failure), new_file(tmp_path / "file") as partial:
-        partial.write_text("half of the n")
-        raise failure
+
+    def interrupted() -> None:
+        with new_file(tmp_path / "file") as partial:
+            partial.write_text("half of the n")
+            raise failure
+
+    with pytest.raises(failure):
+        interrupted()
     assert names(tmp_path) == ["file"]
     assert (tmp_path / "file").read_text() == "old"
 
@@ -112,9 +117,14 @@ def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> None
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     with new_folder(tmp_path / "folder") as partial:
         write_text(partial / "old", "x")
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "folder") as partial:
-        write_text(partial / "new", "x")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with new_folder(tmp_path / "folder") as partial:
+            write_text(partial / "new", "x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert names(tmp_path) == ["folder"]
     assert names(tmp_path / "folder") == ["old"]
 

@@ -93,6 +93,7 @@ class Descriptions:
         """Open `path`; UserError when it is missing or no such store."""
         if not path.is_file():
             raise UserError(f"No file {path}: the artifact holds no descriptions")
+        self._path = path
         uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         self._base = sqlite3.connect(uri, uri=True)
         try:
@@ -147,17 +148,33 @@ class Descriptions:
 
     def _select(self, rest: str, *values: str | int) -> Iterator[Description]:
         columns = ", ".join(f"descriptions.{name}" for name in _COLUMNS.split(", "))
-        for row in self._base.execute(f"SELECT {columns} FROM descriptions {rest}", values):
-            feature, _, _, turn, text, claim, evidence, scores, bits = row
-            yield Description(
-                feature=FeatureId.parse(feature),
-                text=text,
-                claim=json.loads(claim),
-                scores=json.loads(scores),
-                bits=bits,
-                round=turn,
-                evidence=json.loads(evidence),
-            )
+        try:
+            for row in self._base.execute(f"SELECT {columns} FROM descriptions {rest}", values):
+                yield _description(*row)
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise UserError(f"{self._path} is damaged ({error})") from error
+
+
+def _description(
+    feature: str,
+    part: str,
+    latent: int,
+    turn: int,
+    text: str,
+    claim: str,
+    evidence: str,
+    scores: str,
+    bits: float,
+) -> Description:
+    return Description(
+        feature=FeatureId.parse(feature),
+        text=text,
+        claim=json.loads(claim),
+        scores=json.loads(scores),
+        bits=bits,
+        round=turn,
+        evidence=json.loads(evidence),
+    )
 
 
 def _row(description: Description) -> tuple[str | int | float, ...]:
