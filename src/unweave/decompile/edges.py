@@ -55,9 +55,7 @@ TOKENS = "token"
 LOGITS = "logit"
 
 
-def virtual_weights(
-    subject: Subject, target: Part, written: Tensor, latents: Tensor
-) -> Tensor:
+def virtual_weights(subject: Subject, target: Part, written: Tensor, latents: Tensor) -> Tensor:
     """V[target latent, source] for source vectors `written` [sources, d_model] in stream units."""
     spec = target.spec
     layer, kind = spec.name[1:].split(".")
@@ -101,7 +99,8 @@ def interaction_edges(
             found.append(edges)
             advance(1)
     found.append(_to_logits(subject, parts, considered, active, settings))
-    return Edges(*(sum((getattr(e, f) for e in found), []) for f in Edges.__dataclass_fields__))
+    columns = ([x for e in found for x in getattr(e, f)] for f in Edges.__dataclass_fields__)
+    return Edges(*columns)
 
 
 def _considered(part: Part, firings: PartFirings, settings: EdgeSettings) -> Tensor:
@@ -121,8 +120,9 @@ def _dense(firings: PartFirings, latents: Tensor, n_latents: int, tokens: int) -
     column[latents.numpy()] = np.arange(len(latents))
     starts, ends = firings.token_indptr[chosen], firings.token_indptr[chosen + 1]
     row = np.repeat(np.arange(len(chosen)), ends - starts)
-    at = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)] or [[]])
-    at = at.astype(np.int64)
+    # Firing numbers of the chosen tokens, one run after another.
+    before = np.cumsum(ends - starts) - (ends - starts)
+    at = np.arange(len(row)) - np.repeat(before - starts, ends - starts)
     place = column[firings.latent[at]]
     out = np.zeros((len(chosen), len(latents)), dtype=np.float32)
     out[row[place >= 0], place[place >= 0]] = firings.value[at][place >= 0]

@@ -1,6 +1,8 @@
 """Which latents fire where: the parts' codes over rows of text, from one pass of the subject."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,9 +11,18 @@ from torch import Tensor
 
 from unweave.activations.window import Harvester, HarvestSettings
 from unweave.activations.workers import Workers
-from unweave.dictionaries.part import Part
+from unweave.decompile.modes import input_site
+from unweave.dictionaries.kernels.sparse import Code
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
+
+
+class Encoder(Protocol):
+    """What turns a site's vectors into codes."""
+
+    def encode(self, x: Tensor) -> Code:
+        """Rows in, the active latents of each row out."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,15 +39,18 @@ class PartFirings:
 
 def collect_firings(
     subject: Subject,
-    parts: dict[str, Part],
+    parts: Mapping[str, Encoder],
     tokens: Tensor,
     *,
     workers: Workers,
     harvest: HarvestSettings | None = None,
     progress: Progress = QUIET,
 ) -> dict[str, PartFirings]:
-    """Encode the subject's own activations (splice mode `clean`) over `tokens` [rows, pos]."""
-    sites = sorted({part.spec.input_site for part in parts.values()})
+    """Encode the subject's own activations (splice mode `clean`) over `tokens` [rows, pos].
+
+    Parts are found by name: `L3.mlp` reads `blocks.3.mlp.in`. Activations are never negative.
+    """
+    sites = [input_site(name) for name in parts]
     harvester = Harvester(subject, tokens, sites, workers=workers, seed=0, settings=harvest)
     pieces: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {n: [] for n in parts}
     per_window = tokens.numel() / harvester.windows
@@ -44,7 +58,7 @@ def collect_firings(
         for index in range(harvester.windows):
             vectors = harvester.window(index).vectors
             encoded = workers.map(
-                lambda part, v=vectors: _active(part, v[part.spec.input_site]), parts.values()
+                lambda name, v=vectors: _active(parts[name], v[input_site(name)]), parts
             )
             for name, piece in zip(parts, encoded, strict=True):
                 pieces[name].append(piece)
@@ -52,7 +66,7 @@ def collect_firings(
     return {name: _assemble(pieces[name], tokens.shape[1]) for name in parts}
 
 
-def _active(part: Part, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _active(part: Encoder, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How many latents fire per vector, which, and how strongly."""
     with torch.no_grad():
         code = part.encode(x)

@@ -31,7 +31,7 @@ class DecompiledNetwork(nn.Module):
         self._at_start = AtStart()
         self._placed: dict[str, StandIn] = stand_ins(parts.values(), self._at_start)
         self.subject = twin_of(subject)
-        """The subject's twin that the parts stand in; its `run` sees the spliced network's sites."""
+        """The subject's twin with the parts in place; its `run` sees the spliced sites."""
         self._swap = ExitStack()
         self._swap.enter_context(self.subject.swapped(self._placed))
         self.skeleton = self.subject.model
@@ -55,5 +55,6 @@ class DecompiledNetwork(nn.Module):
         tokens = args[0] if args else kwargs.get("input_ids")
         cache = kwargs.get("past_key_values")
         seen = 0 if cache is None else cache.get_seq_length()
-        begins = isinstance(tokens, Tensor) and bool((tokens[:, 0] == self.subject.start_token).all())
-        self._at_start.yes = seen == 0 and begins
+        start = self.subject.start_token
+        first = tokens[:, 0] if isinstance(tokens, Tensor) else torch.empty(0)
+        self._at_start.yes = seen == 0 and start is not None and bool((first == start).all())

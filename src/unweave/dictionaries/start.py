@@ -94,7 +94,7 @@ def _scaled_part(spec: PartSpec, x: Tensor, y: Tensor, *, seed: int) -> tuple[Pa
 
 
 def _fit_offset(part: Part, rows: Tensor, target: Tensor) -> None:
-    """`b_dec` as the mean; with a skip, `W_skip` and `b_dec` by ridge regression, in closed form."""
+    """`b_dec` as the mean; with a skip, both by ridge regression in closed form."""
     weight = _huber(target - target.mean(0))
     mean_out = (weight[:, None] * target).sum(0) / weight.sum()
     if part.W_skip is None:

@@ -45,7 +45,9 @@ def fit_parts(
     first = harvester.window(0)
     starts = start_vectors(subject, tokens, sites)
     trainers = list(
-        workers.map(lambda spec: _trainer(subject, spec, first, starts, steps, seed, settings), specs)
+        workers.map(
+            lambda spec: _trainer(subject, spec, first, starts, steps, seed, settings), specs
+        )
     )
     metrics: Metrics = []
     done = 0

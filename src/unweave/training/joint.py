@@ -96,7 +96,9 @@ def tune_jointly(
             stream = sum(loss.stream for loss in losses) / len(losses)
             metrics.append({"stage": "joint", "step": step, "kl": kl, "stream": stream})
             advance(per_step)
-            checkpoints.offer(step + 1, metrics, lambda: {n: part_state(p, optimizer) for n, p in parts.items()})
+            checkpoints.offer(
+                step + 1, metrics, lambda: {n: part_state(p, optimizer) for n, p in parts.items()}
+            )
     for parameter in parameters:
         parameter.grad = None
     return metrics

@@ -63,9 +63,7 @@ class LocalTrainer:
         self.optimizer = torch.optim.Adam(part.parameters(), lr=settings.lr, fused=True)
         self._revive_steps = {int(share * steps) for share in settings.revive_at}
 
-    def step(
-        self, x: Float[Tensor, "batch d_in"], y: Float[Tensor, "batch d_out"]
-    ) -> StepReport:
+    def step(self, x: Float[Tensor, "batch d_in"], y: Float[Tensor, "batch d_out"]) -> StepReport:
         """One update on a batch of raw site vectors."""
         part, spec = self.part, self.part.spec
         with torch.no_grad():

@@ -18,7 +18,6 @@ from unweave.dictionaries.part import Part
 from unweave.errors import UserError
 from unweave.subject import AttentionWeights, MLPWeights
 
-
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
@@ -103,6 +102,19 @@ class FewCoefficients(nn.Module):
         if x.ndim == 3:
             y = torch.cat([self._start.expand(len(y), 1, -1), y[:, 1:]], dim=1)
         return y.to(x.dtype)
+
+
+class SignedLatents:
+    """A baseline's coefficients as latents that are never negative: +i is i, -i is i + n."""
+
+    def __init__(self, few: FewCoefficients) -> None:
+        self._few, self._n = few, len(few.W_dec)
+        self.n_latents = 2 * self._n
+
+    def encode(self, x: Float[Tensor, "rows d_in"]) -> Code:
+        """The strongest coefficients' sizes, at the latent of their sign."""
+        code = self._few.encode(x)
+        return Code(code.latent + self._n * (code.value < 0), code.value.abs())
 
 
 def top_neurons(

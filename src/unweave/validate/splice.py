@@ -16,6 +16,7 @@ from unweave.decompile.modes import (
     propagated_logits,
     single_logits,
 )
+from unweave.dictionaries.part import Part
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
 from unweave.training.joint import kl_per_token
@@ -123,12 +124,12 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(
-    part: nn.Module, x: Float[Tensor, "vectors d_in"], y: Float[Tensor, "vectors d_out"]
+    part: Part, x: Float[Tensor, "vectors d_in"], y: Float[Tensor, "vectors d_out"]
 ) -> Fidelity:
     """Compare a part's outputs with its block's; the start token must be left out already."""
     with torch.inference_mode():
         output = part(x)
-        code = part.encode(x) if hasattr(part, "encode") else None
+        code = part.encode(x)
     error, centred = (output - y).square().sum(1), (y - y.mean(0)).square().sum(1)
     near = centred <= centred.quantile(0.99)
     robust_mean = (y[near] - y[near].mean(0)).square().sum(1)
@@ -136,5 +137,5 @@ def fidelity(
         fvu=(error.sum() / centred.sum().clamp_min(1e-12)).item(),
         fvu_robust=(error[near].sum() / robust_mean.sum().clamp_min(1e-12)).item(),
         l2_ratio=(output.norm(dim=1) / y.norm(dim=1).clamp_min(1e-12)).mean().item(),
-        l0=float("nan") if code is None else (code.value > 0).sum(1).float().mean().item(),
+        l0=(code.value > 0).sum(1).float().mean().item(),
     )

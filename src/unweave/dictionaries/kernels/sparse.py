@@ -69,9 +69,7 @@ def _encode_into(out: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor, heads: in
     out += b_enc
 
 
-def decode(
-    code: Code, W_dec: Float[Tensor, "latents d_out"]
-) -> Float[Tensor, "rows d_out"]:
+def decode(code: Code, W_dec: Float[Tensor, "latents d_out"]) -> Float[Tensor, "rows d_out"]:
     """Sum the decoder rows of the selected latents, weighted by their activations."""
     return F.embedding_bag(code.latent, W_dec, per_sample_weights=code.value, mode="sum")
 
@@ -139,17 +137,15 @@ def input_gradient(
     *,
     heads: int = 1,
 ) -> Float[Tensor, "rows d_in"]:
-    """Gradient of the input, the encoder rows of the selected latents weighted by their gradient."""
+    """Gradient of the input: the selected encoder rows, weighted by their latents' gradients."""
     if heads == 1:
         return F.embedding_bag(code.latent, W_enc, per_sample_weights=value_grad, mode="sum")
-    rows, k = code.latent.shape
+    rows = len(code.latent)
     latent, order = code.latent.sort(dim=1)
     slot = torch.arange(rows)[:, None] * heads + latent // (W_enc.shape[0] // heads)
     starts = torch.searchsorted(slot.reshape(-1), torch.arange(rows * heads))
     weight = value_grad.gather(1, order).reshape(-1)
-    bags = F.embedding_bag(
-        latent.reshape(-1), W_enc, starts, per_sample_weights=weight, mode="sum"
-    )
+    bags = F.embedding_bag(latent.reshape(-1), W_enc, starts, per_sample_weights=weight, mode="sum")
     return bags.view(rows, heads * W_enc.shape[1])
 
 

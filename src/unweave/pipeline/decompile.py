@@ -1,0 +1,49 @@
+"""From a model and text to an artifact: this is the whole path, a line a stage.
+
+text -> parts, each fitted to its block -> parts tuned together -> firings -> descriptions,
+scored -> interaction edges -> splice modes -> baselines and controls -> samples -> scores
+"""
+
+from pathlib import Path
+
+from unweave._version import __version__
+from unweave.activations.workers import Workers
+from unweave.pipeline import evidence, fitting, measuring, writing
+from unweave.pipeline.job import Job, Request, begin
+from unweave.pipeline.settings import DecompileSettings
+from unweave.progress import QUIET, Progress
+from unweave.subject import Subject, load_subject
+
+
+def decompile(
+    subject: str | Subject,
+    *,
+    settings: DecompileSettings | None = None,
+    out: Path,
+    progress: Progress = QUIET,
+) -> Path:
+    """Take a language model apart and write the artifact to `out`; returns `out`.
+
+    Cut off at any moment and called again with the same arguments it goes on, and ends with the
+    artifact it would have made in one go, hash for hash (clock and memory readings apart).
+
+    Raises:
+        UserError: the subject or text cannot be used, `out` is taken, or the disk refuses.
+    """
+    settings = settings or DecompileSettings()
+    loaded = load_subject(subject, dtype="float32") if isinstance(subject, str) else subject
+    out = out.absolute()
+    begin(out, Request.of(loaded, settings, __version__))
+    with Workers(settings.threads) as workers:
+        job = Job(loaded, settings, workers, out, progress)
+        text = fitting.read_text(job)
+        fitting.fit_locally(job, text)
+        parts = fitting.tune(job, text)
+        evidence.collect(job, parts, text)
+        semantic = evidence.describe(job, parts)
+        evidence.connect(job, parts)
+        mathematical = measuring.splice(job, parts, text)
+        others = measuring.compare(job, parts, text)
+        measuring.continue_prompts(job, parts, text)
+        writing.write_scores_and_metrics(job, parts, text, mathematical, semantic, others)
+        return writing.seal_and_report(job, parts, text)

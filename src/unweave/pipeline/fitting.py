@@ -1,0 +1,163 @@
+"""The stages that make parts: text, local fit, joint tuning."""
+
+import json
+
+from unweave.artifact.atomic import new_folder, write_json
+from unweave.artifact.tensors import load_tensors, save_tensors
+from unweave.decompile.modes import input_site, output_site
+from unweave.dictionaries.part import Part
+from unweave.dictionaries.spec import PartSpec
+from unweave.pipeline.job import Job
+from unweave.pipeline.results import Done, TextResult
+from unweave.subject import Subject
+from unweave.subject.rows import TokenRows, token_rows
+from unweave.training.checkpoint import Checkpoints
+from unweave.training.fit import fit_parts, load_parts, save_parts
+from unweave.training.joint import JointSettings, tune_jointly
+
+_JOINT_FLOPS = 4e13
+"""What joint tuning may cost when not told: five minutes of two cores at 150 GFLOP/s and some."""
+
+
+def part_specs(
+    subject: Subject, *, latents: int, k_mlp: int, k_attention: int, skip: bool
+) -> list[PartSpec]:
+    """One attention and one MLP part per block; `latents` is a multiple of d_model.
+
+    An attention latent reads one head, so their number is rounded up to fill the heads evenly.
+    """
+    wanted, heads = latents * subject.d_model, subject.n_heads
+    specs = []
+    for layer in range(subject.n_layers):
+        attention, mlp = f"L{layer}.attn", f"L{layer}.mlp"
+        specs.append(
+            PartSpec(
+                name=attention,
+                input_site=input_site(attention),
+                output_site=output_site(attention),
+                d_in=heads * subject.d_head,
+                d_out=subject.d_model,
+                n_latents=-(-wanted // heads) * heads,
+                k=min(k_attention, wanted),
+                heads=heads,
+            )
+        )
+        specs.append(
+            PartSpec(
+                name=mlp,
+                input_site=input_site(mlp),
+                output_site=output_site(mlp),
+                d_in=subject.d_model,
+                d_out=subject.d_model,
+                n_latents=wanted,
+                k=min(k_mlp, wanted),
+                skip=skip,
+            )
+        )
+    return specs
+
+
+def read_text(job: Job) -> TokenRows:
+    """Token rows of the text, kept so that a resumed job sees the very same."""
+    path = job.folder / "text.safetensors"
+
+    def read() -> TextResult:
+        rows = token_rows(
+            job.subject,
+            job.settings.text,
+            tokens=job.settings.tokens,
+            context=job.settings.context,
+            seed=job.settings.seed,
+            progress=job.progress,
+        )
+        save_tensors(path, {"train": rows.train, "heldout": rows.heldout})
+        return TextResult(source=rows.source, description=rows.description, sha256=rows.sha256)
+
+    about = job.stage("text", TextResult, read)
+    tensors = load_tensors(path)
+    return TokenRows(
+        train=tensors["train"],
+        heldout=tensors["heldout"],
+        source=about.source,
+        description=about.description,
+        sha256=about.sha256,
+    )
+
+
+def fit_locally(job: Job, text: TokenRows) -> None:
+    """Every part fitted to its block, in one pass of the subject."""
+
+    def fit() -> Done:
+        settings = job.settings
+        specs = part_specs(
+            job.subject,
+            latents=settings.latents,
+            k_mlp=settings.k_mlp,
+            k_attention=settings.k_attention,
+            skip=settings.skip,
+        )
+        parts, metrics = fit_parts(
+            job.subject,
+            specs,
+            text.train,
+            workers=job.workers,
+            seed=settings.seed + 1,
+            settings=settings.local,
+            harvest=settings.harvest,
+            checkpoints=Checkpoints(job.folder / "local", seconds=settings.checkpoint_seconds),
+            progress=job.progress,
+        )
+        with new_folder(job.folder / "local-parts") as folder:
+            save_parts(parts, folder)
+        write_json(job.folder / "local-metrics.json", metrics)
+        return Done()
+
+    job.stage("local", Done, fit)
+
+
+def tune(job: Job, text: TokenRows) -> dict[str, Part]:
+    """Parts tuned together; they come back from the artifact's own files."""
+
+    def tuned() -> Done:
+        parts = load_parts(job.folder / "local-parts")
+        metrics = tune_jointly(
+            job.subject,
+            parts,
+            text.train,
+            workers=job.workers,
+            seed=job.settings.seed + 2,
+            settings=job.settings.joint or joint_settings(job.subject, text.train.numel()),
+            checkpoints=Checkpoints(job.folder / "joint", seconds=job.settings.checkpoint_seconds),
+            progress=job.progress,
+        )
+        with new_folder(job.artifact / "dictionaries") as folder:
+            save_parts(parts, folder)
+        write_json(job.folder / "joint-metrics.json", metrics)
+        return Done()
+
+    job.stage("joint", Done, tuned)
+    return load_parts(job.artifact / "dictionaries")
+
+
+def joint_settings(subject: Subject, tokens: int) -> JointSettings:
+    """As many tokens as `_JOINT_FLOPS` pay for, the text's own number at most.
+
+    A token costs the original's forward pass, the spliced one's, and its backward pass through
+    what is not sparse: about six multiply-adds a parameter.
+    """
+    affordable = int(_JOINT_FLOPS / (6 * subject.parameters))
+    small = subject.d_model <= 256
+    return JointSettings(
+        tokens=min(tokens, affordable),
+        micro_rows=8 if small else 4,
+        lr=1.5e-3 if small else 3e-4,
+    )
+
+
+def training_log(job: Job) -> list[dict[str, float | int | str]]:
+    """What both training stages logged."""
+    return [
+        line
+        for stage in ("local", "joint")
+        for line in json.loads((job.folder / f"{stage}-metrics.json").read_text(encoding="utf-8"))
+    ]

@@ -1,0 +1,42 @@
+"""What the scores of all parts together say."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unweave.pipeline.results import SemanticResult, interval
+from unweave.validate.bootstrap import Interval, mean_interval
+from unweave.validate.length import VALUE_BITS, mathematical_length
+from unweave.validate.semantic import PartScores, semantic_accuracy
+
+
+def summarise(scores: Sequence[PartScores], bits: float, described: int) -> SemanticResult:
+    """Totals over the parts.
+
+    Means of AUROC and correlation are over all latents that fired on the held-out rows, resampled
+    by latent; bits are sums over parts, resampled by row.
+    """
+    fired = np.concatenate([part.count > 0 for part in scores])
+    accuracy = semantic_accuracy(scores)
+    firings = sum(int(part.row_firings.sum()) for part in scores)
+    places = len(scores[0].row_firings) * scores[0].places_per_row
+
+    def mean(name: str, control: str) -> Interval:
+        values = np.concatenate([getattr(getattr(part, control), name) for part in scores])
+        return mean_interval(values[fired & np.isfinite(values)])
+
+    return SemanticResult(
+        described=described,
+        scored=int(fired.sum()),
+        description_bits=bits,
+        active_per_token=firings / places,
+        code_bits=interval(mathematical_length(scores, value_bits=VALUE_BITS)),
+        bits_fraction=interval(accuracy.fraction),
+        bits_fraction_shuffled=interval(accuracy.fraction_shuffled),
+        bits_per_token=interval(accuracy.bits_per_token),
+        base_bits_per_token=interval(accuracy.base_bits_per_token),
+        auroc=interval(mean("auroc", "true"), nothing=0.5),
+        auroc_shuffled=interval(mean("auroc", "shuffled"), nothing=0.5),
+        correlation=interval(mean("correlation", "true")),
+        correlation_shuffled=interval(mean("correlation", "shuffled")),
+    )

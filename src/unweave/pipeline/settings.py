@@ -1,0 +1,81 @@
+"""What a user can change about the main job. Each stage's own settings stand with the stage."""
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from unweave.activations.window import HarvestSettings
+from unweave.decompile.edges import EdgeSettings
+from unweave.describe.describe import DescribeSettings
+from unweave.training.joint import JointSettings
+from unweave.training.local import LocalSettings
+
+
+class EvidenceSettings(BaseModel):
+    """Text on which features are looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    firings: PositiveInt = 40_000_000
+    """About this many firings are kept, over all parts; more parts, fewer tokens."""
+    most_tokens: PositiveInt = 131_072
+    """Never more tokens than this, explaining and held-out ones together."""
+    heldout_share: float = Field(default=0.33, gt=0, lt=1)
+    """Share of them that explainers do not see: held-out documents, for scoring."""
+    promoted_features: PositiveInt = 1024
+    """Features per part, the strongest, whose effect on the logits is read."""
+
+
+class MeasureSettings(BaseModel):
+    """Held-out text on which the network's predictions are compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    tokens: PositiveInt = 8192
+    """For the splice modes, baselines and controls."""
+    single_tokens: PositiveInt = 32_768
+    """For one part at a time, shared out over the parts: each gets this many / parts, at least
+    four rows."""
+    samples: NonNegativeInt = 6
+    """Prompts continued by both networks."""
+    sample_tokens: PositiveInt = 40
+    """Tokens written after each prompt."""
+
+
+class DecompileSettings(BaseModel):
+    """The main job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    text: str = "self"
+    """Text to run the subject on: self, wiki, heldout, a file, a folder or hub:DATASET."""
+    tokens: PositiveInt = 400_000
+    """Tokens of it, held-out ones included."""
+    context: PositiveInt = 128
+    """Tokens in a row."""
+    seed: NonNegativeInt = 0
+    """Seed of every random choice."""
+    threads: PositiveInt | None = None
+    """Single-threaded workers; all cores when not given. The result does not depend on it."""
+    latents: PositiveInt = 8
+    """Latents of a part, as a multiple of the residual stream's width."""
+    k_mlp: PositiveInt = 32
+    """Latents active per token in an MLP part."""
+    k_attention: PositiveInt = 32
+    """Latents active per token in an attention part."""
+    skip: bool = False
+    """Give MLP parts a dense linear map beside their latents: more accurate, but not sparse."""
+    checkpoint_seconds: float = Field(default=180.0, ge=0)
+    """Unfinished training is saved this often, and what was done since is lost in a kill."""
+    harvest: HarvestSettings = HarvestSettings()
+    """How activations are held."""
+    local: LocalSettings = LocalSettings()
+    """How parts are fitted to their blocks."""
+    joint: JointSettings | None = None
+    """How parts are tuned together; when not given, on as many tokens as suit the subject."""
+    evidence: EvidenceSettings = EvidenceSettings()
+    """Text on which features are looked at."""
+    describe: DescribeSettings = DescribeSettings()
+    """How features are described."""
+    edges: EdgeSettings = EdgeSettings()
+    """How much of the interaction graph is kept."""
+    measure: MeasureSettings = MeasureSettings()
+    """How much text the predictions are compared on."""
