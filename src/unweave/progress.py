@@ -6,7 +6,7 @@ A stage takes `progress: Progress = QUIET` and reports in its own unit; who show
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
 Advance = Callable[[float], None]
@@ -16,22 +16,13 @@ Advance = Callable[[float], None]
 class Progress(Protocol):
     """Where a stage reports."""
 
-    def task(self, title: str, *, total: float, unit: str) -> "ProgressTask":
+    def task(self, title: str, *, total: float, unit: str) -> AbstractContextManager[Advance]:
         """Open a task of `total` units; use it as a context manager that yields `advance(n)`."""
         ...
 
     def say(self, line: str) -> None:
         """Show one plain line."""
         ...
-
-
-@runtime_checkable
-class ProgressTask(Protocol):
-    """A context manager that yields the function to advance with."""
-
-    def __enter__(self) -> Advance: ...
-
-    def __exit__(self, *exception: object) -> bool | None: ...
 
 
 class _Quiet:

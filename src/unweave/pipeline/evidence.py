@@ -14,6 +14,7 @@ from unweave.artifact.tables import write_table
 from unweave.artifact.tensors import load_tensors, save_tensors
 from unweave.decompile.edges import LOGITS, TOKENS, interaction_edges
 from unweave.decompile.firings import PartFirings, collect_firings
+from unweave.describe import stored
 from unweave.describe.describe import Description, describe_part
 from unweave.describe.evidence import PartEvidence
 from unweave.describe.features import feature_table
@@ -95,7 +96,7 @@ def describe(job: Job, parts: dict[str, Part]) -> SemanticResult:
             for one in job.workers.map(
                 lambda part: _describe_one(job, part, vocabulary, unembed), parts.values()
             ):
-                said += [_stored(d) for d in one[0] if d.count > 0]
+                said += stored([d for d in one[0] if d.count > 0])
                 bits += sum(d.bits for d in one[0] if d.count > 0)
                 scores.append(one[1])
                 advance(1)
@@ -166,25 +167,6 @@ def logit_effects(
             out[f"{name}_token"][group, :width] = top.indices.to(torch.int32)
             out[f"{name}_logit"][group, :width] = sign * top.values
     return out
-
-
-def _stored(description: Description) -> store.Description:
-    held = description.scores
-    scores = {} if held is None else {k: v for k, v in vars(held).items() if np.isfinite(v)}
-    return store.Description(
-        feature=FeatureId(description.part, description.latent, description.digest),
-        text=description.text,
-        claim=description.claim.model_dump(mode="json"),
-        scores=scores,
-        bits=description.bits,
-        round=description.round,
-        evidence={
-            "count": description.count,
-            "precision": description.precision,
-            "recall": description.recall,
-            "bits_saved": description.saved,
-        },
-    )
 
 
 def connect(job: Job, parts: dict[str, Part]) -> None:
