@@ -16,6 +16,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed  ## decompile the embedded language model into runs/wren, offline
+	@rm -rf $(DEMO_OUT)
 	@$(BIN)/unweave decompile wren --out $(DEMO_OUT) $(DEMO_FLAGS)
 	@echo "Open $(DEMO_OUT)/report.html in a browser."
 

@@ -1,9 +1,10 @@
-"""What makes two artifacts the same: every file but what a clock or the machine's memory wrote.
+"""What makes two artifacts the same: every file but what the clock and the machine wrote.
 
-Equal inputs give byte-identical files, except for the readings named `seconds` and
-`peak_rss_bytes` (in scores.json and metrics.jsonl) and for report.html, which shows them. The
-identity is the digest of the sorted list of [path, stable digest], where those two JSON files are
-digested without the readings and report.html and the manifest itself are left out.
+Equal inputs give byte-identical files, except for what is read off the machine (`seconds`,
+`peak_rss_bytes` and `threads` in scores.json and metrics.jsonl) and for report.html, which shows
+it. The identity is the digest of the sorted list of [path, stable digest], where those two JSON
+files are digested without the readings, and report.html and the manifest itself are left out. So
+two runs with different numbers of threads have one identity exactly if they had one result.
 """
 
 import json
@@ -14,21 +15,21 @@ from unweave.artifact.atomic import Json
 from unweave.artifact.hashing import sha256_of_json
 from unweave.artifact.layout import MANIFEST, METRICS, REPORT, SCORES
 
-CLOCK_KEYS = frozenset({"seconds", "peak_rss_bytes"})
-"""JSON keys whose values differ from run to run."""
+READINGS = frozenset({"seconds", "peak_rss_bytes", "threads"})
+"""JSON keys whose values belong to the machine and the day, not to the result."""
 
 
 def identity_of(folder: Path, digests: Iterable[tuple[str, str]]) -> str:
     """The identity of an artifact from its files as (path, sha256 of the bytes)."""
     stable = [
-        [path, _without_clock(folder / path) if path in (SCORES, METRICS) else digest]
+        [path, _without_readings(folder / path) if path in (SCORES, METRICS) else digest]
         for path, digest in sorted(digests)
         if path not in (MANIFEST, REPORT)
     ]
     return sha256_of_json(stable)
 
 
-def _without_clock(path: Path) -> str:
+def _without_readings(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.name == METRICS:
         return sha256_of_json([_strip(json.loads(line)) for line in text.splitlines()])
@@ -37,7 +38,7 @@ def _without_clock(path: Path) -> str:
 
 def _strip(value: object) -> Json:
     if isinstance(value, dict):
-        return {key: _strip(inner) for key, inner in value.items() if key not in CLOCK_KEYS}
+        return {key: _strip(inner) for key, inner in value.items() if key not in READINGS}
     if isinstance(value, list):
         return [_strip(inner) for inner in value]
     assert value is None or isinstance(value, (bool, int, float, str))

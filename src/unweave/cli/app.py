@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         app(list(arguments) if arguments is not None else sys.argv[1:])
+        sys.stdout.flush()
     except CycloptsError:  # has been shown, with the nearest thing that exists
         code = FAILED
     except UserError as error:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, Token
 
-_FORM = re.compile(r"(?P<number>\d[\d_,]*(\.\d+)?)(?P<unit>[kKmMgGbB]?)")
+_FORM = re.compile(r"(?P<number>[0-9][0-9_,]*(\.[0-9]+)?)(?P<unit>[kKmMgGbB]?)")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 

@@ -11,11 +11,6 @@ def report(folder: Path, /) -> None:
     folder
         The artifact: what decompile wrote.
     """
-    from unweave.artifact.layout import REPORT
-    from unweave.artifact.manifest import read_manifest, rerecord
     from unweave.report import write_report
 
-    read_manifest(folder)
-    path = write_report(folder)
-    rerecord(folder, REPORT)
-    print(f"The report: {path}")
+    print(f"The report: {write_report(folder)}")

@@ -1,8 +1,10 @@
 """A tiny artifact that conforms in everything, for tests to damage."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from unweave.artifact import layout
@@ -12,6 +14,7 @@ from unweave.artifact.descriptions import Description, write_descriptions
 from unweave.artifact.feature_id import FeatureId, short_hash
 from unweave.artifact.features import feature_forms
 from unweave.artifact.firings import write_firings
+from unweave.artifact.manifest import Provenance, seal
 from unweave.artifact.records import SubjectRecord, TextRecord
 from unweave.artifact.scores import Scores, write_scores
 from unweave.artifact.tables import write_table
@@ -25,6 +28,28 @@ SUBJECT = SubjectRecord(
     n_heads=2, n_kv_heads=1, d_head=2, vocab_size=VOCABULARY, parameters=100,
 )  # fmt: skip
 TEXT = TextRecord(name="self", sha256="1" * 64, tokens=400, heldout_tokens=40, context=CONTEXT)
+
+
+@pytest.fixture(scope="session")
+def provenance() -> Provenance:
+    return Provenance(
+        subject=SUBJECT, text=TEXT, settings={"k": 2, "nested": {"x": [1, 0.5]}}, seed=0,
+        threads=1, dtype="float32", parts=PARTS, explain_rows=3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def built_artifact(tmp_path_factory: pytest.TempPathFactory, provenance: Provenance) -> Path:
+    folder = tmp_path_factory.mktemp("built") / "artifact"
+    build(folder)
+    seal(folder, provenance)
+    return folder
+
+
+@pytest.fixture
+def artifact(tmp_path: Path, built_artifact: Path) -> Path:
+    """A sealed artifact to damage; `check` finds nothing in it."""
+    return shutil.copytree(built_artifact, tmp_path / "artifact")
 
 
 def build(folder: Path, *, seconds: float = 12.5) -> None:
