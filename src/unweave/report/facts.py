@@ -109,7 +109,7 @@ class Edge:
     weight: float
     """Virtual weight."""
     used: float
-    """Expected co-activation mass: how much the data uses it."""
+    """What it delivers: weight times the source's mean activation while the target fires."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ to remember to escape, and none can forget.
 import html
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 _ATTRIBUTE = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*\Z")
 _TAG = re.compile(r"[a-zA-Z][a-zA-Z0-9]*\Z")
@@ -31,7 +32,10 @@ class Markup(str):
     __slots__ = ()
 
 
-Child = Markup | str | int | None | Iterable["Child"]
+if TYPE_CHECKING:
+    Child = Markup | str | int | None | Iterable["Child"]
+else:
+    Child = object  # beartype follows no type that holds itself; `text` checks instead
 """What may stand inside an element; `None` is left out and plain strings are escaped."""
 
 
@@ -59,7 +63,9 @@ def text(child: Child) -> Markup:
         return Markup(str(child))
     if isinstance(child, str):
         return Markup(html.escape(visible(child), quote=True))
-    return Markup("".join(text(one) for one in child))
+    if isinstance(child, Iterable) and not isinstance(child, bytes):
+        return Markup("".join([text(one) for one in child]))
+    raise TypeError(f"{type(child).__name__} cannot stand on a page")
 
 
 def element(tag: str, *children: Child, **attributes: str | int | bool | None) -> Markup:

@@ -5,22 +5,24 @@ import math
 from unweave.artifact.scores import Interval
 
 UNKNOWN = "–"
+Amount = float | int | None
+"""What may be shown; None is unknown."""
 
 
-def plain(number: float | None, digits: int = 3) -> str:
+def plain(number: Amount, digits: int = 3) -> str:
     """`digits` decimals: `0.118`, `−2.000`."""
     if number is None or not math.isfinite(number):
         return UNKNOWN
     return f"{number:,.{digits}f}".replace("-", "−")
 
 
-def signed(number: float | None, digits: int = 3) -> str:
+def signed(number: Amount, digits: int = 3) -> str:
     """As `plain`, with a plus in front of what is not negative."""
     shown = plain(number, digits)
     return f"+{shown}" if number is not None and math.isfinite(number) and number >= 0 else shown
 
 
-def short(number: float | None) -> str:
+def short(number: Amount) -> str:
     """Three significant digits whatever the size: `0.00123`, `12.3`, `4.56k`, `7.8M`."""
     if number is None or not math.isfinite(number):
         return UNKNOWN
@@ -36,7 +38,7 @@ def short(number: float | None) -> str:
     return f"{number:.3g}".replace("-", "−")
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def percent(share: Amount, digits: int = 1) -> str:
     """`86.0%`; small shares keep two significant digits."""
     if share is None or not math.isfinite(share):
         return UNKNOWN
@@ -46,7 +48,7 @@ def percent(share: float | None, digits: int = 1) -> str:
     return f"{value:.{digits}f}%"
 
 
-def count(number: float | None) -> str:
+def count(number: Amount) -> str:
     """`400,000`."""
     return UNKNOWN if number is None or not math.isfinite(number) else f"{number:,.0f}"
 
@@ -58,7 +60,7 @@ def interval(measured: Interval | None, digits: int = 3) -> str:
     return f"{plain(measured.low, digits)} to {plain(measured.high, digits)}"
 
 
-def size(size_in_bytes: float | None) -> str:
+def size(size_in_bytes: Amount) -> str:
     """`3.10 GB`, in powers of a thousand."""
     if size_in_bytes is None or not math.isfinite(size_in_bytes):
         return UNKNOWN
@@ -68,7 +70,7 @@ def size(size_in_bytes: float | None) -> str:
     return f"{size_in_bytes:.0f} bytes"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: Amount) -> str:
     """`3 min 41 s`, `1 h 05 min`, `0.4 s`."""
     if seconds is None or not math.isfinite(seconds):
         return UNKNOWN

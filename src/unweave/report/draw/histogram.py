@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from unweave.report.draw.axis import Scale, at, label
+from unweave.report.draw.axis import Coordinate, Scale, at, label
 from unweave.report.html import Markup, element
 
 WIDTH, HEIGHT = 220, 44
@@ -41,7 +41,7 @@ def activations(counts: Sequence[int], edges: Sequence[float]) -> Markup:
     )
 
 
-def label_short(number: float) -> str:
+def label_short(number: Coordinate) -> str:
     """A bin's border with two significant digits."""
     return f"{number:.2g}" if 1e-3 <= abs(number) < 1e4 else f"{number:.0e}"
 

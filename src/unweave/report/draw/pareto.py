@@ -29,7 +29,7 @@ def sketch(points: Sequence[Point], *, ceiling: tuple[str, float] | None, axis: 
     lengths = [point.length.value for point in points]
     high = max(point.loss.high or point.loss.value for point in points) * 1.15
     high = high if high > 0 else 1.0
-    if ceiling and ceiling[1] <= 4 * high:
+    if ceiling and ceiling[1] <= 1.6 * high:
         high = max(high, ceiling[1] * 1.08)
     x = Scale(min(lengths) / 1.35, max(lengths) * 1.35, LEFT, RIGHT, log=True)
     y = Scale(min(0.0, *(point.loss.value for point in points)), high, FLOOR, TOP)
@@ -83,7 +83,7 @@ def _mark(point: Point, x: Scale, y: Scale) -> Markup:
             "text",
             point.name,
             x=at(across + (10 if right else -10)),
-            y=at(down + 4),
+            y=at(down + 4 if down < FLOOR - 12 else down - 7),
             class_=("name" if right else "name end") + (" ours" if point.ours else ""),
         ),
     )

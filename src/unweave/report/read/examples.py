@@ -33,7 +33,7 @@ class Passages:
         at_peak = 0.0
         for position in range(first, last):
             hits = firings.of_token(row * width + position)
-            value = float(hits.value[hits.index == want.latent].sum())
+            value = float(hits.value[hits.place == want.latent].sum())
             text = self._words[int(self._tokens[row, position])]
             here = position == peak
             at_peak = value if here else at_peak

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 from unweave.artifact.layout import TOKEN_TEXT
+from unweave.report.html import clip
 
+LONGEST = 60
+"""Characters shown of a token."""
 _MARKS = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": "\n"})
 
 
@@ -27,4 +30,4 @@ def read_words(folder: Path) -> Words:
         return Words([])
     if not isinstance(raw, list):
         return Words([])
-    return Words([str(text).translate(_MARKS) for text in raw])
+    return Words([clip(str(text).translate(_MARKS), LONGEST) for text in raw])

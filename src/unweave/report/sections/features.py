@@ -26,12 +26,8 @@ def features(gallery: Gallery | None, semantic: Semantic) -> Markup:
     """The distribution of scores, the tools, the features."""
     title = "What the features mean"
     if gallery is None or not gallery.features:
-        return section(
-            "features",
-            title,
-            "One entry a feature.",
-            absent("This artifact describes no features."),
-        )
+        words = "This artifact holds no tables of features."
+        return section("features", title, "What each feature fires on.", absent(words))
     lead = (
         f"{len(gallery.features)} features. Not the prettiest: in each part they are spread "
         "evenly over the ranks of their descriptions' scores, so bad descriptions show too. "

@@ -85,7 +85,8 @@ def _sketch(methods: Mapping[str, FourNumbers], scores: Scores) -> Markup:
     mean = scores.controls["mean_ablation"].ce_increase.value
     drawing = sketch(points, ceiling=("mean ablation", mean), axis="Loss rise (nats per token)")
     key = [swatch("amber", "this artifact"), swatch("hollow", "baselines")]
-    return chart(drawing, "Accuracy against length: low and left is better.", key)
+    words = f"Accuracy against length: low and left is better. Mean ablation costs {signed(mean)}."
+    return chart(drawing, words, key)
 
 
 def _controls(controls: Mapping[str, Control]) -> Markup:

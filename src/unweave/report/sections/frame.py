@@ -10,7 +10,7 @@ _SIGNS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 def section(name: str, title: str, lead: Child, *body: Child) -> Markup:
     """A section with its heading and the sentence that says how to read it."""
     head = element("h2", title)
-    return element("section", head, element("p", lead, class_="lead"), body, id=name)
+    return element("section", head, element("p", lead, class_="lead"), *body, id=name)
 
 
 def absent(what: str) -> Markup:

@@ -12,8 +12,8 @@ def interactions(graph: Graph | None) -> Markup:
     """Feature to feature, token to feature, feature to logit."""
     lead = (
         "Virtual weights, read from the parameters: how much one feature writes of what another "
-        "reads. Shown are the edges that matter most in use: weight times how often and how "
-        "strongly the source fires. At most two edges of any one feature are listed."
+        "reads. An edge delivers its weight times the source's mean activation while the target "
+        "fires. Listed are those that deliver most, at most two of any one feature."
     )
     title = "How features interact"
     if graph is None:
@@ -40,10 +40,10 @@ def _edges(title: str, edges: Sequence[Edge]) -> list[Markup]:
         return [element("h3", title), absent("None were kept.")]
     most = max(abs(edge.weight) for edge in edges) or 1.0
     lines = [
-        [_end(edge.source), _end(edge.target), _weight(edge.weight, most), short(edge.used)]
+        [_end(edge.source), _end(edge.target), _weight(edge.weight, most), _sign(edge.used)]
         for edge in edges
     ]
-    heads = ["from", "to", "weight", "used"]
+    heads = ["from", "to", "weight", "delivers"]
     return [element("h3", title), table(heads, lines, class_="edges")]
 
 
@@ -54,11 +54,15 @@ def _end(end: End) -> Markup:
     return element("span", name, element("small", clip(end.words, 120)) if end.words else None)
 
 
+def _sign(number: float) -> str:
+    return ("+" if number >= 0 else "") + short(number)
+
+
 def _weight(weight: float, most: float) -> Markup:
     share = min(abs(weight) / most, 1.0)
     bar = element(
         "svg",
-        element("rect", x=0, y=0, width=f"{40 * share:.1f}", height=6),
+        element("rect", x=f"{40 * (1 - share):.1f}", y=0, width=f"{40 * share:.1f}", height=6),
         viewBox="0 0 40 6",
         class_="bar " + ("up" if weight >= 0 else "down"),
         aria_hidden="true",

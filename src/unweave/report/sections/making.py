@@ -3,8 +3,6 @@
 import json
 from collections.abc import Sequence
 
-from pydantic import JsonValue
-
 from unweave.artifact.layout import REPORT
 from unweave.artifact.manifest import Manifest
 from unweave.artifact.scores import Stage
@@ -48,7 +46,7 @@ def making(manifest: Manifest, stages: Sequence[Stage]) -> Markup:
     )
 
 
-def flat(value: JsonValue, name: str = "") -> list[tuple[str, str]]:
+def flat(value: object, name: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted name, value), in the file's order.
 
     >>> flat({"a": {"b": 1}, "c": [2, 3]})

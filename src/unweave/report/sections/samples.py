@@ -13,8 +13,8 @@ LIMIT = 2000
 def samples(pairs: Sequence[Sample] | None) -> Markup:
     """Side by side, with the first difference marked."""
     lead = (
-        "Both networks continue the same prompt, always taking the likeliest token. What they "
-        "agree on is grey; the first word that differs is marked."
+        "Both networks continue the same prompt. What they agree on is grey; the first word that "
+        "differs is marked. After it the two have read different texts."
     )
     title = "The same prompt, twice"
     if not pairs:
