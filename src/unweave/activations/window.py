@@ -25,7 +25,7 @@ class HarvestSettings(BaseModel):
 
     window_tokens: PositiveInt = 8192
     """Tokens whose activations are held in memory at once, for all sites."""
-    slice_tokens: PositiveInt = 1024
+    slice_tokens: PositiveInt = 512
     """Tokens that one worker runs through the subject at once."""
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from unweave.activations.window import Harvester, HarvestSettings
 from unweave.activations.workers import Workers
-from unweave.decompile.modes import input_site
 from unweave.dictionaries.kernels.sparse import Code
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
@@ -39,7 +38,7 @@ class PartFirings:
 
 def collect_firings(
     subject: Subject,
-    parts: Mapping[str, Encoder],
+    encoders: Mapping[str, tuple[str, Encoder]],
     tokens: Tensor,
     *,
     workers: Workers,
@@ -48,22 +47,23 @@ def collect_firings(
 ) -> dict[str, PartFirings]:
     """Encode the subject's own activations (splice mode `clean`) over `tokens` [rows, pos].
 
-    Parts are found by name: `L3.mlp` reads `blocks.3.mlp.in`. Activations are never negative.
+    `encoders` gives for each name the site it reads and what encodes it; activations are never
+    negative.
     """
-    sites = [input_site(name) for name in parts]
+    sites = sorted({site for site, _ in encoders.values()})
     harvester = Harvester(subject, tokens, sites, workers=workers, seed=0, settings=harvest)
-    pieces: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {n: [] for n in parts}
+    pieces: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {n: [] for n in encoders}
     per_window = tokens.numel() / harvester.windows
     with progress.task("Collecting firings", total=tokens.numel(), unit="tokens") as advance:
         for index in range(harvester.windows):
             vectors = harvester.window(index).vectors
             encoded = workers.map(
-                lambda name, v=vectors: _active(parts[name], v[input_site(name)]), parts
+                lambda pair, v=vectors: _active(pair[1], v[pair[0]]), encoders.values()
             )
-            for name, piece in zip(parts, encoded, strict=True):
+            for name, piece in zip(encoders, encoded, strict=True):
                 pieces[name].append(piece)
             advance(per_window)
-    return {name: _assemble(pieces[name], tokens.shape[1]) for name in parts}
+    return {name: _assemble(pieces[name], tokens.shape[1]) for name in encoders}
 
 
 def _active(part: Encoder, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

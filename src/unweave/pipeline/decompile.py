@@ -8,8 +8,9 @@ from pathlib import Path
 
 from unweave._version import __version__
 from unweave.activations.workers import Workers
-from unweave.pipeline import evidence, fitting, measuring, writing
+from unweave.pipeline import connecting, describing, evidence, fitting, measuring, writing
 from unweave.pipeline.job import Job, Request, begin
+from unweave.pipeline.rivals import rivals
 from unweave.pipeline.settings import DecompileSettings
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject, load_subject
@@ -31,7 +32,7 @@ def decompile(
         UserError: the subject or text cannot be used, `out` is taken, or the disk refuses.
     """
     settings = settings or DecompileSettings()
-    loaded = load_subject(subject, dtype="float32") if isinstance(subject, str) else subject
+    loaded = load_subject(subject) if isinstance(subject, str) else subject
     out = out.absolute()
     begin(out, Request.of(loaded, settings, __version__))
     with Workers(settings.threads) as workers:
@@ -39,11 +40,12 @@ def decompile(
         text = fitting.read_text(job)
         fitting.fit_locally(job, text)
         parts = fitting.tune(job, text)
-        evidence.collect(job, parts, text)
-        semantic = evidence.describe(job, parts)
-        evidence.connect(job, parts)
-        mathematical = measuring.splice(job, parts, text)
-        others = measuring.compare(job, parts, text)
+        others = rivals(job, parts, text)
+        evidence.collect(job, parts, others, text)
+        semantic = describing.describe(job, parts)
+        baselines = describing.describe_baselines(job, others)
+        connecting.connect(job, parts)
+        spliced = measuring.splice(job, parts, others, text)
         measuring.continue_prompts(job, parts, text)
-        writing.write_scores_and_metrics(job, parts, text, mathematical, semantic, others)
+        writing.write_scores_and_metrics(job, parts, text, spliced, semantic, baselines, others)
         return writing.seal_and_report(job, parts, text)

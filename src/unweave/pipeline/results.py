@@ -74,24 +74,8 @@ class SpliceResult(Record):
     single: dict[str, Fidelity]
     """Every part's own."""
     parts: dict[str, PartFidelity]
-
-
-class BaselineResult(Record):
-    """Another way to take the same network apart."""
-
-    propagated: Fidelity
-    semantic: SemanticResult
-    dictionary_numbers: int
-    """Real numbers in its dictionaries."""
-
-
-class CompareResult(Record):
-    """Baselines at equal L0, and controls."""
-
-    neurons: BaselineResult
-    pca: BaselineResult
-    mean_ablation: Fidelity
-    random_dictionary: Fidelity
+    rivals: dict[str, Fidelity]
+    """Baselines and controls, all of their stand-ins in place, propagated."""
 
 
 def interval(measured: Measured, *, nothing: float = 0.0) -> Interval:

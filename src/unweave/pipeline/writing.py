@@ -21,17 +21,18 @@ from unweave.artifact.scores import (
     write_scores,
 )
 from unweave.dictionaries.part import Part
-from unweave.pipeline.evidence import explain_rows, features_alive
+from unweave.pipeline.describing import features_alive
+from unweave.pipeline.evidence import explain_rows
 from unweave.pipeline.fitting import training_log
 from unweave.pipeline.job import Job
 from unweave.pipeline.results import (
-    BaselineResult,
-    CompareResult,
     SemanticResult,
     SpliceResult,
 )
+from unweave.pipeline.rivals import BASELINES, Rivals
 from unweave.report import write_report
 from unweave.subject.rows import TokenRows
+from unweave.validate.baselines import FewCoefficients
 from unweave.validate.length import VALUE_BITS
 
 
@@ -41,7 +42,8 @@ def write_scores_and_metrics(
     text: TokenRows,
     splice: SpliceResult,
     semantic: SemanticResult,
-    others: CompareResult,
+    baselines: dict[str, SemanticResult],
+    others: Rivals,
 ) -> None:
     """scores.json and metrics.jsonl."""
     numbers = sum(parameter.numel() for part in parts.values() for parameter in part.parameters())
@@ -60,10 +62,10 @@ def write_scores_and_metrics(
         splice=splice.splice,
         controls={
             "mean_ablation": _control(
-                others.mean_ablation, "every part replaced by its mean output"
+                splice.rivals["mean_ablation"], "every part replaced by its mean output"
             ),
             "random_dictionary": _control(
-                others.random_dictionary,
+                splice.rivals["random_dictionary"],
                 "every part replaced by a dictionary of random directions with the same norms",
             ),
         },
@@ -71,8 +73,14 @@ def write_scores_and_metrics(
         alive_fraction=sum(alive[n] * p.spec.n_latents for n, p in parts.items()) / latents,
         four_numbers=_four(splice.splice.propagated, semantic, numbers, tokens),
         baselines={
-            "neurons": _baseline(others.neurons, tokens, _NEURONS),
-            "pca": _baseline(others.pca, tokens, _PCA),
+            kind: _baseline(
+                splice.rivals[kind],
+                found,
+                _numbers(others.baselines[kind]),
+                tokens,
+                BASELINES[kind],
+            )
+            for kind, found in baselines.items()
         },
         semantic=_semantic(semantic),
         parts=[_part(part, splice, alive[name]) for name, part in parts.items()],
@@ -89,14 +97,8 @@ def write_scores_and_metrics(
     write_json_lines(job.artifact / layout.METRICS, training_log(job))
 
 
-_NEURONS = (
-    "the blocks' own neurons (entries of z for attention): as many per token, those that write "
-    "most, computed by the original network"
-)
-_PCA = (
-    "the largest coordinates of the blocks' true outputs in their principal directions, as many "
-    "per token, computed by the original network"
-)
+def _numbers(placed: dict[str, FewCoefficients]) -> int:
+    return sum(few.W_dec.numel() for few in placed.values())
 
 
 def _number(interval: Interval, unit: str, *, plus: float = 0.0) -> Number:
@@ -121,15 +123,17 @@ def _four(found: Fidelity, semantic: SemanticResult, numbers: int, tokens: int) 
     )
 
 
-def _baseline(found: BaselineResult, tokens: int, note: str) -> Baseline:
-    four = _four(found.propagated, found.semantic, found.dictionary_numbers, tokens)
+def _baseline(
+    spliced: Fidelity, semantic: SemanticResult, numbers: int, tokens: int, note: str
+) -> Baseline:
+    four = _four(spliced, semantic, numbers, tokens)
     return Baseline(
         math_accuracy=four.math_accuracy,
         math_length_bits=four.math_length_bits,
         semantic_accuracy=four.semantic_accuracy,
         semantic_length_bits=four.semantic_length_bits,
         note=note,
-        splice={"propagated": found.propagated},
+        splice={"propagated": spliced},
     )
 
 

@@ -1,7 +1,7 @@
 """Mathematical accuracy: what happens to the predictions when parts replace what they describe."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -54,29 +54,42 @@ def stack(scores: list[RowScores]) -> RowScores:
     return RowScores(*(np.concatenate(group) for group in zip(*scores, strict=True)))
 
 
+class Variant(NamedTuple):
+    """One way to splice the network."""
+
+    placed: Mapping[str, nn.Module]
+    """Stand-ins by part name."""
+    mode: Literal["clean", "propagated"]
+    """Where they get their input."""
+
+
 def splice_scores(
     subject: Subject,
-    placed: Mapping[str, nn.Module],
+    variants: Mapping[str, Variant],
     rows: Int[Tensor, "rows pos"],
-    mode: str,
     *,
     workers: Workers,
     rows_at_once: int = 4,
     progress: Progress = QUIET,
-) -> RowScores:
-    """Scores with all stand-ins in place, in splice mode `clean` or `propagated`."""
-    logits = {"clean": clean_logits, "propagated": propagated_logits}[mode]
+) -> dict[str, RowScores]:
+    """Scores of each variant on the same rows; the original runs once for all of them."""
+    logits = {"clean": clean_logits, "propagated": propagated_logits}
+    total = rows.numel() * (len(variants) + 1)
+    with progress.task("Splicing", total=total, unit="tokens") as advance:
 
-    def score(start: int) -> RowScores:
-        group, own = rows[start : start + rows_at_once], workers.twin(subject)
-        return compare_logits(original_logits(own, group), logits(own, placed, group), group)
+        def score(start: int) -> dict[str, RowScores]:
+            group, own = rows[start : start + rows_at_once], workers.twin(subject)
+            original = original_logits(own, group)
+            advance(group.numel())
+            scores = {}
+            for name, (placed, mode) in variants.items():
+                spliced = logits[mode](own, placed, group)
+                scores[name] = compare_logits(original, spliced, group)
+                advance(group.numel())
+            return scores
 
-    done = []
-    with progress.task(f"Splicing ({mode})", total=rows.numel(), unit="tokens") as advance:
-        for scores in workers.map(score, range(0, len(rows), rows_at_once)):
-            done.append(scores)
-            advance(len(scores.kl) * rows.shape[1])
-    return stack(done)
+        done = list(workers.map(score, range(0, len(rows), rows_at_once)))
+    return {name: stack([group[name] for group in done]) for name in variants}
 
 
 def single_scores(
