@@ -6,7 +6,6 @@ import numpy as np
 from report_artifact import Plan, write_artifact
 
 from unweave.artifact.folder import open_artifact
-from unweave.report.facts import Described
 from unweave.report.read.examples import chosen, shade
 from unweave.report.read.gallery import choose
 from unweave.report.read.graph import read_graph
@@ -21,22 +20,18 @@ def _table(n: int, dead: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
     return {"count": count, "frequency": np.linspace(0, 1, n)}
 
 
-def _described(auroc: float | None) -> Described:
-    return Described(text="", auroc=auroc, control=None, correlation=None, bits=1.0)
-
-
 def test_chosen_features_are_spread_over_the_ranks_of_their_scores() -> None:
-    described = {latent: _described(latent / 100) for latent in range(100)}
-    assert choose(_table(100), described, 4, offset=0.5) == [87, 62, 37, 12]
-    assert choose(_table(100), described, 2, offset=0.0) == [50, 0]
+    aurocs = {latent: latent / 100 for latent in range(100)}
+    assert choose(_table(100), aurocs, 4, offset=0.5) == [87, 62, 37, 12]
+    assert choose(_table(100), aurocs, 2, offset=0.0) == [50, 0]
 
 
 def test_over_parts_no_rank_is_favoured() -> None:
-    described = {latent: _described(latent / 100) for latent in range(100)}
+    aurocs = {latent: latent / 100 for latent in range(100)}
     picks = [
         pick
         for part in range(60)
-        for pick in choose(_table(100), described, 2, offset=(part + 1) * 0.6180339887 % 1)
+        for pick in choose(_table(100), aurocs, 2, offset=(part + 1) * 0.6180339887 % 1)
     ]
     quarters = np.histogram(picks, [0, 25, 50, 75, 100])[0]
     assert quarters.min() >= 28
@@ -44,8 +39,8 @@ def test_over_parts_no_rank_is_favoured() -> None:
 
 
 def test_dead_and_unscored_features_are_not_shown() -> None:
-    described = {latent: _described(None if latent == 3 else 0.5) for latent in range(6)}
-    assert set(choose(_table(6, dead=(0, 1)), described, 6, offset=0.2)) == {2, 4, 5}
+    aurocs = {latent: 0.5 for latent in range(6) if latent != 3}
+    assert set(choose(_table(6, dead=(0, 1)), aurocs, 6, offset=0.2)) == {2, 4, 5}
 
 
 def test_without_scores_the_frequency_ranks_decide() -> None:
@@ -80,7 +75,7 @@ def test_the_planted_activations_are_in_the_examples(artifact: Path) -> None:
 
 
 def test_only_two_edges_of_any_feature_are_listed(artifact: Path) -> None:
-    graph = read_graph(open_artifact(artifact), read_words(artifact), {})
+    graph = read_graph(open_artifact(artifact), read_words(artifact))
     assert graph is not None
     assert graph.total == 73
     assert (graph.inner[0].weight, graph.inner[0].used) == (12.375, -24.625)

@@ -14,8 +14,6 @@ class Described:
     """The words."""
     auroc: float | None
     """Detection: chance is 0.5."""
-    control: float | None
-    """AUROC of the shuffled-label control, where it was kept per feature."""
     correlation: float | None
     """Correlation of predicted with true activation."""
     bits: float

@@ -13,13 +13,16 @@ def plain(number: Amount, digits: int = 3) -> str:
     """`digits` decimals: `0.118`, `−2.000`."""
     if number is None or not math.isfinite(number):
         return UNKNOWN
-    return f"{number:,.{digits}f}".replace("-", "−")
+    shown = f"{number:,.{digits}f}"
+    if not shown.strip("-0.,"):
+        shown = shown.lstrip("-")  # nobody measured a negative nothing
+    return shown.replace("-", "−")
 
 
 def signed(number: Amount, digits: int = 3) -> str:
     """As `plain`, with a plus in front of what is not negative."""
     shown = plain(number, digits)
-    return f"+{shown}" if number is not None and math.isfinite(number) and number >= 0 else shown
+    return shown if shown == UNKNOWN or shown.startswith("−") else f"+{shown}"
 
 
 def short(number: Amount) -> str:

@@ -35,7 +35,8 @@ class Scale:
 
     def ticks(self, about: int = 4) -> list[float]:
         """Round numbers inside the axis."""
-        return self._powers() if self.log else self._steps(about)
+        powers = self._powers() if self.log else []
+        return powers if len(powers) > 2 else self._steps(about)
 
     def _steps(self, about: int) -> list[float]:
         raw = (self.high - self.low) / max(about, 1)

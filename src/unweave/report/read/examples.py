@@ -29,19 +29,26 @@ class Passages:
         row, peak = divmod(want.place, width)
         # Position 0 holds the start token, where parts emit a constant: nothing there counts.
         first, last = max(peak - BEFORE, 1), min(peak + AFTER + 1, width)
+        values = _values(firings, want.latent, row * width + first, row * width + last)
         pieces: list[Piece] = []
-        at_peak = 0.0
-        for position in range(first, last):
-            hits = firings.of_token(row * width + position)
-            value = float(hits.value[hits.place == want.latent].sum())
+        for position, value in enumerate(values, start=first):
             text = self._words[int(self._tokens[row, position])]
             here = position == peak
-            at_peak = value if here else at_peak
             if not here and value == 0 and pieces and pieces[-1].level == 0 and not pieces[-1].peak:
                 pieces[-1] = Piece(pieces[-1].text + text, 0.0, 0, False)
             else:
                 pieces.append(Piece(text, value, shade(value, want.greatest), here))
-        return Example(want.band, at_peak, tuple(pieces))
+        return Example(want.band, values[peak - first], tuple(pieces))
+
+
+def _values(firings: Firings, latent: int, first: int, last: int) -> list[float]:
+    """One latent's activation at the flat positions first .. last - 1; 0 where it is silent."""
+    starts = np.asarray(firings.token_indptr[first : last + 1])
+    here = slice(int(starts[0]), int(starts[-1]))
+    hits = np.flatnonzero(firings.latent[here] == latent)
+    values = np.zeros(last - first)
+    values[np.searchsorted(starts - starts[0], hits, side="right") - 1] = firings.value[here][hits]
+    return [float(value) for value in values]
 
 
 class Wanted(NamedTuple):

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unweave.artifact.feature_id import FeatureId
 from unweave.artifact.folder import Artifact
 from unweave.artifact.layout import features_of
 from unweave.report.facts import Described, Example, Feature, Gallery
+from unweave.report.read.descriptions import read_scores, read_words_of
 from unweave.report.read.examples import Passages, Wanted, chosen
 from unweave.report.read.words import Words
 
@@ -19,36 +19,35 @@ _TOKENS_SHOWN = 8
 Table = Mapping[str, np.ndarray]
 
 
-def read_gallery(
-    artifact: Artifact, words: Words, described: Mapping[str, Described]
-) -> Gallery | None:
-    """The gallery, or None where the artifact has no feature tables; `described` by feature id."""
-    parts = [p for p in artifact.parts if features_of(artifact.folder, p).is_file()]
+def read_gallery(artifact: Artifact, words: Words) -> Gallery | None:
+    """The gallery, or None where the artifact has no feature tables."""
+    folder = artifact.folder
+    parts = [part for part in artifact.parts if features_of(folder, part).is_file()]
     if not parts:
         return None
+    scores = read_scores(folder)
     passages = Passages(artifact, words)
-    by_part = _by_part(described)
     each = min(MOST, max(TOTAL // len(parts), 1))
     shown: list[Feature] = []
     for index, part in enumerate(parts[:: -(-len(parts) // TOTAL)]):
-        mine = by_part.get(part, {})
+        aurocs = {s.latent: s.auroc for s in scores if s.part == part and s.auroc is not None}
         table = {name: tensor.numpy() for name, tensor in artifact.features(part).items()}
+        latents = choose(table, aurocs, each, offset=(index + 1) * _GOLDEN % 1.0)
+        names = [str(artifact.feature_id(part, latent)) for latent in latents]
+        said = read_words_of(folder, names)
         firings = artifact.firings(part)
-        for latent in choose(table, mine, each, offset=(index + 1) * _GOLDEN % 1.0):
+        for name, latent in zip(names, latents, strict=True):
             examples = [passages.example(firings, want) for want in _wanted(table, latent)]
-            name = str(artifact.feature_id(part, latent))
-            shown.append(_feature(name, part, _Latent(table, latent, words), examples, mine))
-    scored = described.values()
+            row = _Latent(table, latent, words)
+            shown.append(_feature(name, part, row, examples, said.get(name)))
     return Gallery(
         features=tuple(shown),
-        aurocs=tuple(one.auroc for one in scored if one.auroc is not None),
-        controls=tuple(one.control for one in scored if one.control is not None),
+        aurocs=tuple(score.auroc for score in scores if score.auroc is not None),
+        controls=tuple(score.control for score in scores if score.control is not None),
     )
 
 
-def choose(
-    table: Table, described: Mapping[int, Described], each: int, *, offset: float
-) -> list[int]:
+def choose(table: Table, aurocs: Mapping[int, float], each: int, *, offset: float) -> list[int]:
     """`each` latents of one part, evenly spread over the ranks of their descriptions' AUROC.
 
     Ranks (i + offset) / each of the scored latents that fire; `offset` in [0, 1) differs from part
@@ -56,25 +55,13 @@ def choose(
     Best first.
     """
     alive = {int(latent) for latent in np.flatnonzero(table["count"] > 0)}
-    score = {
-        latent: one.auroc
-        for latent, one in described.items()
-        if one.auroc is not None and latent in alive
-    }
+    score = {latent: auroc for latent, auroc in aurocs.items() if latent in alive}
     if not score:
         score = {latent: float(table["frequency"][latent]) for latent in alive}
     ranked = sorted(score, key=lambda latent: (score[latent], latent))
     each = min(each, len(ranked))
     places = [int((i + offset) / each * len(ranked)) for i in range(each)]
     return [ranked[place] for place in places][::-1]
-
-
-def _by_part(described: Mapping[str, Described]) -> dict[str, dict[int, Described]]:
-    grouped: dict[str, dict[int, Described]] = {}
-    for name, one in described.items():
-        part, latent, _ = FeatureId.parse(name)
-        grouped.setdefault(part, {})[latent] = one
-    return grouped
 
 
 def _wanted(table: Table, latent: int) -> list[Wanted]:
@@ -109,7 +96,7 @@ def _feature(
     part: str,
     row: _Latent,
     examples: Sequence[Example],
-    described: Mapping[int, Described],
+    described: Described | None,
 ) -> Feature:
     return Feature(
         id=name,
@@ -122,5 +109,5 @@ def _feature(
         examples=tuple(examples),
         promoted=row.effects("promoted"),
         suppressed=row.effects("suppressed"),
-        described=described.get(row.latent),
+        described=described,
     )

@@ -7,7 +7,8 @@ import numpy as np
 
 from unweave.artifact.folder import Artifact
 from unweave.artifact.layout import EDGES_TABLE
-from unweave.report.facts import Edge, End, Graph
+from unweave.report.facts import Described, Edge, End, Graph
+from unweave.report.read.descriptions import read_words_of
 from unweave.report.read.words import Words
 
 SHOWN = 16
@@ -17,10 +18,10 @@ EACH = 2
 _LOOKED_AT = 4000
 
 
-def read_graph(artifact: Artifact, words: Words, descriptions: Mapping[str, str]) -> Graph | None:
+def read_graph(artifact: Artifact, words: Words) -> Graph | None:
     """The strongest interactions of each kind, or None where the artifact has no graph.
 
-    `descriptions`: text by feature id. Strength is |used|: what an edge delivers to its target,
+    Strength is |used|: what an edge delivers to its target,
     weight times the source's expected activation while the target fires.
     """
     if not (artifact.folder / EDGES_TABLE).is_file():
@@ -28,10 +29,13 @@ def read_graph(artifact: Artifact, words: Words, descriptions: Mapping[str, str]
     table = artifact.edges()
     from_token = _starts(table["source"], "token/")
     to_logit = _starts(table["target"], "logit/")
-    inner, inputs, outputs = (
-        tuple(_edge(row, words, descriptions) for row in _strongest(table, mask))
+    picks = [
+        _strongest(table, mask)
         for mask in (~from_token & ~to_logit, from_token & ~to_logit, ~from_token & to_logit)
-    )
+    ]
+    features = {end for rows in picks for row in rows for end in row[:2] if "@" in end}
+    said = read_words_of(artifact.folder, features)
+    inner, inputs, outputs = (tuple(_edge(row, words, said) for row in rows) for rows in picks)
     return Graph(len(from_token), inner, inputs, outputs)
 
 
@@ -59,14 +63,14 @@ def _strongest(table: Mapping[str, np.ndarray], mask: np.ndarray) -> list[_Row]:
     return kept
 
 
-def _edge(row: _Row, words: Words, descriptions: Mapping[str, str]) -> Edge:
+def _edge(row: _Row, words: Words, said: Mapping[str, Described]) -> Edge:
     source, target, weight, used = row
-    start, end = (_end(name, words, descriptions) for name in (source, target))
+    start, end = (_end(name, words, said) for name in (source, target))
     return Edge(start, end, weight, used)
 
 
-def _end(name: str, words: Words, descriptions: Mapping[str, str]) -> End:
+def _end(name: str, words: Words, said: Mapping[str, Described]) -> End:
     kind, _, number = name.partition("/")
     if kind in {"token", "logit"} and number.isdecimal():
         return End(name, words[int(number)], True)
-    return End(name, descriptions.get(name, ""), False)
+    return End(name, said[name].text if name in said else "", False)

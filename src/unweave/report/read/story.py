@@ -4,7 +4,6 @@ from pathlib import Path
 
 from unweave.artifact.folder import open_artifact
 from unweave.report.facts import Story
-from unweave.report.read.descriptions import read_descriptions
 from unweave.report.read.gallery import read_gallery
 from unweave.report.read.graph import read_graph
 from unweave.report.read.samples import read_samples
@@ -19,12 +18,10 @@ def read_story(folder: Path) -> Story:
     artifact = open_artifact(folder)
     scores = artifact.scores()
     words = read_words(folder)
-    described = read_descriptions(folder)
-    texts = {name: one.text for name, one in described.items()}
     return Story(
         manifest=artifact.manifest,
         scores=scores,
-        gallery=read_gallery(artifact, words, described),
-        graph=read_graph(artifact, words, texts),
+        gallery=read_gallery(artifact, words),
+        graph=read_graph(artifact, words),
         samples=read_samples(folder),
     )

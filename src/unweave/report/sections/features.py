@@ -6,9 +6,9 @@ from statistics import median
 from unweave.artifact.scores import Interval, Semantic
 from unweave.report.draw.histogram import activations, against_control
 from unweave.report.facts import Described, Example, Feature, Gallery, Piece
-from unweave.report.html import Child, Markup, clip, element
+from unweave.report.html import Child, Markup, element
 from unweave.report.numbers import interval, percent, plain, short, signed
-from unweave.report.sections.frame import absent, chart, section, swatch, table, token
+from unweave.report.sections.frame import absent, chart, section, swatch, table, token, worded
 
 DESCRIPTION_LIMIT = 300
 """Characters shown of a description."""
@@ -97,7 +97,7 @@ def _tools(shown: Sequence[Feature]) -> Markup:
 def _feature(feature: Feature, index: int) -> Markup:
     described = feature.described
     score = described.auroc if described and described.auroc is not None else -1.0
-    words = clip(described.text, DESCRIPTION_LIMIT) if described else "not described"
+    words = worded(described.text, DESCRIPTION_LIMIT) if described else ["not described"]
     return element(
         "article",
         element(

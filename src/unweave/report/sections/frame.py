@@ -1,10 +1,12 @@
 """What all sections share: the heading, the table, the token."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from unweave.report.html import Child, Markup, clip, element
 
-_SIGNS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+_QUOTED = re.compile(r'"([^"]{1,80})"')
+_SIGNS = str.maketrans({" ": "·", "␣": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
 def section(name: str, title: str, lead: Child, *body: Child) -> Markup:
@@ -36,6 +38,12 @@ def table(
 def token(piece: str, *, limit: int = 40) -> Markup:
     """A token with its blanks made visible: `·the`, `⏎`; the empty token is ∅."""
     return element("bdi", clip(piece, limit).translate(_SIGNS) or "∅", class_="tok")
+
+
+def worded(words: str, limit: int) -> list[Child]:
+    """A description, cut to `limit` characters, with the tokens it quotes set as tokens."""
+    pieces = _QUOTED.split(clip(words, limit))
+    return [token(piece) if odd % 2 else piece for odd, piece in enumerate(pieces)]
 
 
 def chart(drawing: Markup, caption: Child, key: Child = None) -> Markup:

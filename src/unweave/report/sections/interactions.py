@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from unweave.report.facts import Edge, End, Graph
-from unweave.report.html import Markup, clip, element
+from unweave.report.html import Child, Markup, element
 from unweave.report.numbers import short, signed
-from unweave.report.sections.frame import absent, section, table, token
+from unweave.report.sections.frame import absent, section, table, token, worded
 
 
 def interactions(graph: Graph | None) -> Markup:
@@ -27,7 +27,7 @@ def interactions(graph: Graph | None) -> Markup:
         _edges("Feature → feature", graph.inner),
         element(
             "div",
-            element("div", _edges("Token → feature", graph.inputs)),
+            element("div", _edges("Token → feature", graph.inputs, delivers=False)),
             element("div", _edges("Feature → logit", graph.outputs)),
             class_="pair",
         ),
@@ -35,23 +35,24 @@ def interactions(graph: Graph | None) -> Markup:
     )
 
 
-def _edges(title: str, edges: Sequence[Edge]) -> list[Markup]:
+def _edges(title: str, edges: Sequence[Edge], *, delivers: bool = True) -> list[Markup]:
+    """One kind of edge; of a token there is always one, so its weight is what it delivers."""
     if not edges:
         return [element("h3", title), absent("None were kept.")]
     most = max(abs(edge.weight) for edge in edges) or 1.0
-    lines = [
-        [_end(edge.source), _end(edge.target), _weight(edge.weight, most), _sign(edge.used)]
-        for edge in edges
-    ]
-    heads = ["from", "to", "weight", "delivers"]
+    lines: list[list[Child]] = []
+    for edge in edges:
+        line: list[Child] = [_end(edge.source), _end(edge.target), _weight(edge.weight, most)]
+        lines.append([*line, _sign(edge.used)] if delivers else line)
+    heads = ["from", "to", "weight", *(["delivers"] if delivers else [])]
     return [element("h3", title), table(heads, lines, class_="edges")]
 
 
 def _end(end: End) -> Markup:
     if end.token:
-        return element("span", token(end.words) if end.words else element("code", end.id))
+        return element("span", token(end.words, limit=20) if end.words else element("code", end.id))
     name = element("code", end.id)
-    return element("span", name, element("small", clip(end.words, 120)) if end.words else None)
+    return element("span", name, element("small", worded(end.words, 100)) if end.words else None)
 
 
 def _sign(number: float) -> str:
