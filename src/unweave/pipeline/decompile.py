@@ -9,7 +9,7 @@ from pathlib import Path
 from unweave._version import __version__
 from unweave.activations.workers import Workers
 from unweave.pipeline import connecting, describing, evidence, fitting, measuring, writing
-from unweave.pipeline.job import Job, Request, begin
+from unweave.pipeline.job import Job, Request, begin, finished
 from unweave.pipeline.rivals import rivals
 from unweave.pipeline.settings import DecompileSettings
 from unweave.progress import QUIET, Progress
@@ -31,12 +31,16 @@ def decompile(
     Raises:
         UserError: the subject or text cannot be used, `out` is taken, or the disk refuses.
     """
-    settings = settings or DecompileSettings()
     loaded = load_subject(subject) if isinstance(subject, str) else subject
+    resolved = (settings or DecompileSettings()).resolved(loaded)
     out = out.absolute()
-    begin(out, Request.of(loaded, settings, __version__))
-    with Workers(settings.threads) as workers:
-        job = Job(loaded, settings, workers, out, progress)
+    request = Request.of(loaded, resolved, __version__)
+    if finished(out, request):
+        progress.say(f"{out} is that artifact already")
+        return out
+    begin(out, request)
+    with Workers(resolved.threads) as workers:
+        job = Job(loaded, resolved, workers, out, progress)
         text = fitting.read_text(job)
         fitting.fit_locally(job, text)
         parts = fitting.tune(job, text)

@@ -13,10 +13,7 @@ from unweave.subject import Subject
 from unweave.subject.rows import TokenRows, token_rows
 from unweave.training.checkpoint import Checkpoints
 from unweave.training.fit import fit_parts, load_parts, save_parts
-from unweave.training.joint import JointSettings, tune_jointly
-
-_JOINT_FLOPS = 4e13
-"""What joint tuning may cost when not told: five minutes of two cores at 150 GFLOP/s and some."""
+from unweave.training.joint import tune_jointly
 
 
 def part_specs(
@@ -126,7 +123,7 @@ def tune(job: Job, text: TokenRows) -> dict[str, Part]:
             text.train,
             workers=job.workers,
             seed=job.settings.seed + 2,
-            settings=job.settings.joint or joint_settings(job.subject, text.train.numel()),
+            settings=job.settings.joint,
             checkpoints=Checkpoints(job.folder / "joint", seconds=job.settings.checkpoint_seconds),
             progress=job.progress,
         )
@@ -137,21 +134,6 @@ def tune(job: Job, text: TokenRows) -> dict[str, Part]:
 
     job.stage("joint", Done, tuned)
     return load_parts(job.artifact / "dictionaries")
-
-
-def joint_settings(subject: Subject, tokens: int) -> JointSettings:
-    """As many tokens as `_JOINT_FLOPS` pay for, the text's own number at most.
-
-    A token costs the original's forward pass, the spliced one's, and its backward pass through
-    what is not sparse: about six multiply-adds a parameter.
-    """
-    affordable = int(_JOINT_FLOPS / (6 * subject.parameters))
-    small = subject.d_model <= 256
-    return JointSettings(
-        tokens=min(tokens, affordable),
-        micro_rows=8 if small else 4,
-        lr=1.5e-3 if small else 3e-4,
-    )
 
 
 def training_log(job: Job) -> list[dict[str, float | int | str]]:

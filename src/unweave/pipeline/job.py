@@ -20,8 +20,10 @@ from pydantic import BaseModel
 from unweave.activations.workers import Workers
 from unweave.artifact.atomic import sweep, write_json
 from unweave.artifact.disk import disk_errors
+from unweave.artifact.layout import MANIFEST
+from unweave.artifact.manifest import read_manifest
 from unweave.errors import UserError
-from unweave.pipeline.settings import DecompileSettings
+from unweave.pipeline.settings import ResolvedSettings
 from unweave.progress import Progress
 from unweave.subject import Subject
 
@@ -39,7 +41,7 @@ class Request(BaseModel):
     """All settings that the result depends on."""
 
     @classmethod
-    def of(cls, subject: Subject, settings: DecompileSettings, version: str) -> "Request":
+    def of(cls, subject: Subject, settings: ResolvedSettings, version: str) -> "Request":
         """The request that settings make of a subject."""
         chosen = settings.model_dump(mode="json", exclude={"threads", "checkpoint_seconds"})
         return cls(subject=subject.fingerprint, version=version, settings=chosen)
@@ -50,7 +52,7 @@ class Job:
     """One main job under way."""
 
     subject: Subject
-    settings: DecompileSettings
+    settings: ResolvedSettings
     workers: Workers
     out: Path
     progress: Progress
@@ -107,11 +109,21 @@ def unfinished(out: Path) -> Path:
     return out.parent / f".{out.name}.unfinished"
 
 
+def finished(out: Path, request: Request) -> bool:
+    """Whether `out` holds the very artifact that is asked for."""
+    if not (out / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(out)
+    found = (manifest.subject.fingerprint, manifest.code.version, manifest.settings)
+    return found == (request.subject, request.version, request.settings)
+
+
 def begin(out: Path, request: Request) -> None:
     """Make or find again the job's folder; refuse one that belongs to another job."""
     folder = unfinished(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already and not empty: choose another --out or remove it")
+        what = "another artifact" if (out / MANIFEST).is_file() else "something else"
+        raise UserError(f"{out} holds {what} already: choose another --out or remove it")
     note = folder / "request.json"
     wanted = json.loads(request.model_dump_json())
     if not note.is_file():

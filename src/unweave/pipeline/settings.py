@@ -5,8 +5,13 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from unweave.activations.window import HarvestSettings
 from unweave.decompile.edges import EdgeSettings
 from unweave.describe.describe import DescribeSettings
+from unweave.subject import Subject
 from unweave.training.joint import JointSettings
 from unweave.training.local import LocalSettings
+
+_NARROW = 256
+_JOINT_FLOPS = 4e13
+"""What joint tuning may cost when not told: some five minutes of two cores."""
 
 
 class EvidenceSettings(BaseModel):
@@ -57,20 +62,21 @@ class DecompileSettings(BaseModel):
     """Single-threaded workers; all cores when not given. The result does not depend on it."""
     latents: PositiveInt = 8
     """Latents of a part, as a multiple of the residual stream's width."""
-    k_mlp: PositiveInt = 32
-    """Latents active per token in an MLP part."""
-    k_attention: PositiveInt = 32
-    """Latents active per token in an attention part."""
+    k_mlp: PositiveInt | None = None
+    """Latents active per token in an MLP part; when not given, 16 for a stream of up to 256 and
+    32 for a wider one."""
+    k_attention: PositiveInt | None = None
+    """Latents active per token in an attention part; when not given, as for MLPs."""
     skip: bool = False
     """Give MLP parts a dense linear map beside their latents: more accurate, but not sparse."""
     checkpoint_seconds: float = Field(default=180.0, ge=0)
     """Unfinished training is saved this often, and what was done since is lost in a kill."""
     harvest: HarvestSettings = HarvestSettings()
     """How activations are held."""
-    local: LocalSettings = LocalSettings()
-    """How parts are fitted to their blocks."""
+    local: LocalSettings | None = None
+    """How parts are fitted to their blocks; when not given, as suits the subject's width."""
     joint: JointSettings | None = None
-    """How parts are tuned together; when not given, on as many tokens as suit the subject."""
+    """How parts are tuned together; when not given, as suits the subject's size."""
     evidence: EvidenceSettings = EvidenceSettings()
     """Text on which features are looked at."""
     describe: DescribeSettings = DescribeSettings()
@@ -79,3 +85,34 @@ class DecompileSettings(BaseModel):
     """How much of the interaction graph is kept."""
     measure: MeasureSettings = MeasureSettings()
     """How much text the predictions are compared on."""
+
+    def resolved(self, subject: Subject) -> "ResolvedSettings":
+        """Fill in what was left open, by the subject's size.
+
+        Joint tuning gets as many tokens as `_JOINT_FLOPS` pay for, the text's own number at most:
+        a token costs the original's forward pass, the spliced one's, and a backward pass through
+        what is not sparse, about six multiply-adds a parameter.
+        """
+        narrow = subject.d_model <= _NARROW
+        k = 16 if narrow else 32
+        joint = JointSettings(
+            tokens=min(self.tokens, int(_JOINT_FLOPS / (6 * subject.parameters))),
+            micro_rows=8 if narrow else 4,
+            lr=1.5e-3 if narrow else 3e-4,
+        )
+        chosen = {
+            "k_mlp": self.k_mlp or k,
+            "k_attention": self.k_attention or k,
+            "local": self.local or LocalSettings(lr=5e-3 if narrow else 2e-3),
+            "joint": self.joint or joint,
+        }
+        return ResolvedSettings.model_validate({**dict(self), **chosen})
+
+
+class ResolvedSettings(DecompileSettings):
+    """The main job with nothing left open: what the manifest records."""
+
+    k_mlp: PositiveInt
+    k_attention: PositiveInt
+    local: LocalSettings
+    joint: JointSettings
