@@ -32,18 +32,21 @@ def start_mlp(
 
     A gated neuron writes act(g.x)(u.x) d: with the gate open it writes +d when u.x is positive and
     -d when negative, so it makes two latents, g+u -> d and g-u -> -d. Where there are more
-    neurons than latents, those that write most on the data are taken.
+    neurons than latents, those that write most on the data are taken. Latents keep the neurons'
+    proportions, so neurons without a gate that are relu'd and all there are reproduced exactly.
     """
     part, rows, target = _scaled_part(spec, x, y, seed=seed)
     _fit_offset(part, rows, target)
     residual = target - _offset(part, rows)
     encoder, bias, decoder = _neurons(weights, x[: len(rows)])
     taken = min(len(encoder), spec.n_latents)
-    part.W_enc.data[:taken] = _unit(encoder[:taken])
-    part.b_enc.data[:taken] = (
-        bias[:taken] * part.spec.input_scale / encoder[:taken].norm(dim=1).clamp_min(1e-12)
-    )
-    part.W_dec.data[:taken] = _unit(decoder[:taken])
+    encoder, bias, decoder = encoder[:taken], bias[:taken], decoder[:taken]
+    # The strengths of latents from neurons average one, as those of latents from data do.
+    length = decoder.norm(dim=1)
+    strength = length / (encoder.norm(dim=1) * length).mean().clamp_min(1e-12)
+    part.W_enc.data[:taken] = encoder * strength[:, None]
+    part.b_enc.data[:taken] = bias * strength * part.spec.input_scale
+    part.W_dec.data[:taken] = _unit(decoder)
     _from_data(part, range(taken, spec.n_latents), rows, residual, seed=seed)
     _fit_height(part, rows, residual)
     return part
@@ -122,9 +125,10 @@ def _neurons(weights: MLPWeights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if weights.W_gate is None:
         encoder, decoder, written = W_in, W_out, pre.clamp_min(0)
     else:
-        gate = x @ weights.W_gate.float().T
+        shift = torch.zeros(len(W_in)) if weights.b_gate is None else weights.b_gate.float()
+        gate = x @ weights.W_gate.float().T + shift
         encoder = torch.cat([weights.W_gate.float() + W_in, weights.W_gate.float() - W_in])
-        decoder, bias = torch.cat([W_out, -W_out]), torch.cat([bias, -bias])
+        decoder, bias = torch.cat([W_out, -W_out]), torch.cat([shift + bias, shift - bias])
         product = gate.clamp_min(0) * pre
         written = torch.cat([product.clamp_min(0), (-product).clamp_min(0)], dim=1)
     order = (written.mean(0) * decoder.norm(dim=1)).argsort(descending=True)
@@ -145,14 +149,21 @@ def _from_data(part: Part, latents: range, rows: Tensor, residual: Tensor, *, se
 
 
 def _fit_height(part: Part, rows: Tensor, residual: Tensor) -> None:
-    """Scale all activations by the one factor that fits the residual best."""
+    """Scale all activations by the one factor that fits the residual best, and take their mean
+    out of `b_dec`, which is the mean of the output already.
+    """
+    rows, residual = rows[:_FIT_ROWS], residual[:_FIT_ROWS]
     with torch.no_grad():
-        x = rows[:_FIT_ROWS] / part.spec.input_scale
-        written = part(x) * part.spec.output_scale - _offset(part, rows[:_FIT_ROWS])
-        aligned = (written * residual[:_FIT_ROWS]).sum() / written.square().sum().clamp_min(1e-12)
-        height = aligned.clamp(min=1e-2)
+        written = part(rows / part.spec.input_scale) * part.spec.output_scale - _offset(part, rows)
+        weight = _huber(residual)[:, None]
+        weight /= weight.sum()
+        mean_written, mean_residual = (weight * written).sum(0), (weight * residual).sum(0)
+        written, residual = written - mean_written, residual - mean_residual
+        spread = (weight * written.square()).sum().clamp_min(1e-12)
+        height = ((weight * written * residual).sum() / spread).clamp(min=1e-2)
         part.W_enc *= height
         part.b_enc *= height
+        part.b_dec += mean_residual - height * mean_written
 
 
 def _huber(target: Tensor) -> Tensor:
