@@ -4,12 +4,13 @@ text -> parts, each fitted to its block -> parts tuned together -> firings -> de
 scored -> interaction edges -> splice modes -> baselines and controls -> samples -> scores
 """
 
+import shutil
 from pathlib import Path
 
 from unweave._version import __version__
 from unweave.activations.workers import Workers
 from unweave.pipeline import connecting, describing, evidence, fitting, measuring, writing
-from unweave.pipeline.job import Job, Request, begin, finished
+from unweave.pipeline.job import Job, Request, begin, finished, unfinished
 from unweave.pipeline.rivals import rivals
 from unweave.pipeline.settings import DecompileSettings
 from unweave.progress import QUIET, Progress
@@ -36,6 +37,7 @@ def decompile(
     out = out.absolute()
     request = Request.of(loaded, resolved, __version__)
     if finished(out, request):
+        shutil.rmtree(unfinished(out), ignore_errors=True)
         progress.say(f"{out} is that artifact already")
         return out
     begin(out, request)

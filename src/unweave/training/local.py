@@ -95,6 +95,7 @@ class LocalTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * linear_decay(self.step_index, self.steps)
         self.optimizer.step()
+        self.optimizer.zero_grad()  # as large as the part itself: not to be kept for every part
         part.unit_decoder_()
 
     def _note_silence(self, code: Code) -> None:

@@ -77,7 +77,9 @@ def intervals(
     counts = resample_counts(len(numerators), settings).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = numerators.sum(axis=0) / denominators.sum(axis=0)
-        drawn = (counts @ numerators) / (counts @ denominators)
+        # Not a BLAS product: its rounding would depend on the number of threads.
+        sums = [np.einsum("ri,im->rm", counts, each) for each in (numerators, denominators)]
+        drawn = sums[0] / sums[1]
     tail = (1 - settings.level) / 2
     found = []
     for column in range(drawn.shape[1]):
