@@ -38,7 +38,7 @@ PLANTED = (
     "+12.375",
     "−24.6",
     "Once upon a time",
-    "The first 20 characters agree.",
+    "The first 4 words agree.",
     "unweave check DIR",
     "training.lr",
     "3 min 00 s",

@@ -26,15 +26,14 @@ def samples(pairs: Sequence[Sample] | None) -> Markup:
 def _pair(pair: Sample) -> Markup:
     original, decompiled = clip(pair.original, LIMIT), clip(pair.decompiled, LIMIT)
     same = agreement(original, decompiled)
-    equal = original == decompiled
     columns = [
         element("div", element("h4", name), element("p", _marked(words, same), dir="auto"))
         for name, words in (("Original", original), ("Decompiled", decompiled))
     ]
-    verdict = "Identical." if equal else f"The first {same:,} characters agree."
+    verdict = "They agree to the end." if original == decompiled else _verdict(original[:same])
     return element(
         "article",
-        element("p", clip(pair.prompt, LIMIT), class_="prompt", dir="auto"),
+        element("p", lines(clip(pair.prompt, LIMIT).strip(" ")), class_="prompt", dir="auto"),
         element("div", columns, class_="pair"),
         element("p", verdict, class_="note"),
         class_="sample",
@@ -52,11 +51,23 @@ def agreement(one: str, other: str) -> int:
     return same
 
 
+def _verdict(same: str) -> str:
+    words = len(same.split())
+    if words == 0:
+        return "They differ from the first word."
+    return f"The first {words:,} words agree." if words > 1 else "The first word agrees."
+
+
+def lines(words: str) -> str:
+    """Text with its line ends made visible."""
+    return words.replace("\r", "␍").replace("\n", "⏎\n")
+
+
 def _marked(words: str, same: int) -> list[Child]:
     rest = words[same:]
     cut = next((index for index, sign in enumerate(rest) if sign.isspace()), len(rest))
     return [
-        element("span", words[:same], class_="same") if same else None,
+        element("span", lines(words[:same]), class_="same") if same else None,
         element("mark", rest[:cut]) if cut else None,
-        rest[cut:],
+        lines(rest[cut:]),
     ]
