@@ -33,7 +33,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor | np.ndarray]) -> None
     No metadata is written: safetensors keeps it in no fixed order.
     """
     seen: set[int] = set()
-    plain = {name: _plain(tensor, seen) for name, tensor in sorted(tensors.items())}
+    plain = {name: _plain(tensor, seen) for name, tensor in tensors.items()}
     with new_file(path) as partial:
         save_file(plain, partial)
 
