@@ -9,14 +9,14 @@ that vector (`start_output`) instead of spending latents on it.
 """
 
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from unweave.artifact.atomic import write_json
-from unweave.artifact.tensors import load_tensors, save_tensors
+from unweave.artifact.tensors import TensorForm, load_tensors, save_tensors
 from unweave.dictionaries.kernels.sparse import Code, SparsePart, select_topk
 from unweave.dictionaries.spec import PartSpec
 from unweave.errors import UserError
@@ -59,8 +59,9 @@ class Part(nn.Module):
         y = (total / self.spec.output_scale).view(*x.shape[:-1], self.spec.d_out)
         return y, Code(latent, value)
 
+    @torch.no_grad()
     def encode(self, x: Float[Tensor, "rows d_in"]) -> Code:
-        """Which latents are active in each row and how strongly."""
+        """Which latents are active in each row and how strongly; no gradients, `run` has those."""
         rows = (x * self.spec.input_scale).contiguous()
         return select_topk(rows, self.W_enc, self.b_enc, self.spec.k, heads=self.spec.heads)
 
@@ -81,21 +82,34 @@ class Part(nn.Module):
         write_json(folder / "spec.json", self.spec.model_dump(mode="json"))
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "Part":
         """Read what `save` wrote; a UserError names the file that is missing or does not fit."""
         spec_path = folder / "spec.json"
         if not spec_path.is_file():
             raise UserError(f"No spec.json in {folder}: point at the folder of one dictionary")
         try:
-            part = cls(PartSpec.model_validate_json(spec_path.read_bytes()))
-        except ValueError as error:
-            raise UserError(f"{spec_path} is not a dictionary's description: {error}") from error
-        wanted = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
-        loaded = load_tensors(folder / "weights.safetensors")
-        found = {name: tuple(tensor.shape) for name, tensor in loaded.items()}
-        if found != wanted:
+            spec = PartSpec.model_validate_json(spec_path.read_bytes(), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(step) for step in first["loc"]) or "the whole"
             raise UserError(
-                f"{folder / 'weights.safetensors'} holds {found} where spec.json asks for {wanted}"
-            )
+                f"{spec_path} is not a dictionary's description, at {where}: {first['msg']}"
+            ) from error
+        weights = folder / "weights.safetensors"
+        loaded = load_tensors(weights, _forms(spec))
+        part = cls(spec)
         part.load_state_dict(loaded)
         return part
+
+
+def _forms(spec: PartSpec) -> dict[str, TensorForm]:
+    """What each tensor of a part must look like, told before any memory is taken."""
+    n, d_out = spec.n_latents, spec.d_out
+    shapes = {
+        "W_enc": (n, spec.d_read),
+        "b_enc": (n,),
+        "W_dec": (n, d_out),
+        "b_dec": (d_out,),
+        "start_output": (d_out,),
+    } | ({"W_skip": (d_out, spec.d_in)} if spec.skip else {})
+    return {name: TensorForm(shape, torch.float32) for name, shape in shapes.items()}

@@ -1,6 +1,6 @@
 """What a part is, apart from its weights."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
@@ -40,7 +40,7 @@ class PartSpec(BaseModel):
     """The sum of the latents is divided by this: the targets had rows of norm sqrt(d_out)."""
 
     @model_validator(mode="after")
-    def _shapes_agree(self) -> Self:
+    def _shapes_agree(self) -> "PartSpec":
         if self.k > self.n_latents:
             raise ValueError(f"{self.name}: k={self.k} exceeds its {self.n_latents} latents")
         if self.d_in % self.heads or self.n_latents % self.heads:
