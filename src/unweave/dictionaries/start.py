@@ -106,7 +106,7 @@ def _fit_offset(part: Part, rows: Tensor, target: Tensor) -> None:
     mean_in = (weight[:, None] * rows).sum(0) / weight.sum()
     x, y = rows - mean_in, target - mean_out
     gram = (x * weight[:, None]).T @ x
-    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    gram.diagonal().add_((_RIDGE * gram.diagonal().mean()).clamp_min(1e-6))
     skip = torch.linalg.solve(gram, (x * weight[:, None]).T @ y).T
     part.W_skip.data.copy_(skip)
     part.b_dec.data.copy_(mean_out - skip @ mean_in)
