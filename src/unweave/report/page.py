@@ -38,7 +38,7 @@ def page(story: Story) -> str:
             four(story.scores),
             splices(story.scores),
             layers(story.scores),
-            features(story.gallery, story.scores.semantic),
+            features(story.gallery, story.scores),
             interactions(story.graph),
             samples(story.samples),
             making(story.manifest, story.scores.stages),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import median
 
-from unweave.artifact.scores import Interval, Semantic
+from unweave.artifact.scores import Interval, Scores
 from unweave.report.draw.histogram import activations, against_control
 from unweave.report.facts import Described, Example, Feature, Gallery, Piece
 from unweave.report.html import Child, Markup, element
@@ -22,7 +22,7 @@ _ORDERS = (
 )
 
 
-def features(gallery: Gallery | None, semantic: Semantic) -> Markup:
+def features(gallery: Gallery | None, scores: Scores) -> Markup:
     """The distribution of scores, the tools, the features."""
     title = "What the features mean"
     if gallery is None or not gallery.features:
@@ -37,17 +37,18 @@ def features(gallery: Gallery | None, semantic: Semantic) -> Markup:
         "features",
         title,
         lead,
-        _scores(gallery, semantic),
+        _scores(gallery, scores),
         _tools(gallery.features),
         element("div", [_feature(f, index) for index, f in enumerate(gallery.features)], id="list"),
         element("p", "No feature matches.", class_="absent", id="none", hidden=True),
     )
 
 
-def _scores(gallery: Gallery, semantic: Semantic) -> Markup:
+def _scores(gallery: Gallery, scores: Scores) -> Markup:
     """How well the words do on the whole, beside words given to the wrong features."""
     if not gallery.aurocs:
         return absent("The descriptions were not scored.")
+    semantic = scores.semantic
     shuffled = semantic.shuffled.auroc_mean.value
     drawing = against_control(gallery.aurocs, gallery.controls, mean=shuffled)
     control = "shuffled descriptions" + ("" if gallery.controls else " (mean)")
@@ -57,6 +58,11 @@ def _scores(gallery: Gallery, semantic: Semantic) -> Markup:
         for name, mine, control in (
             ("AUROC, mean", semantic.auroc_mean, semantic.shuffled.auroc_mean),
             ("correlation, mean", semantic.correlation_mean, semantic.shuffled.correlation_mean),
+            (
+                "bits of firing foretold, share",
+                scores.four_numbers.semantic_accuracy,
+                semantic.more.get("bits_fraction_shuffled"),
+            ),
         )
     ]
     words = (
@@ -72,7 +78,9 @@ def _scores(gallery: Gallery, semantic: Semantic) -> Markup:
     return element("div", chart(drawing, None, key), numbers, class_="pair")
 
 
-def _with_interval(measured: Interval) -> list[Child]:
+def _with_interval(measured: Interval | None) -> list[Child]:
+    if measured is None:
+        return ["–"]
     spread = interval(measured, 3)
     return [element("b", plain(measured.value)), element("small", spread) if spread else None]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from unweave.artifact.scores import Control, FourNumbers, Interval, Number, Scores
 from unweave.report.draw.pareto import Point, sketch
 from unweave.report.html import Child, Markup, element
-from unweave.report.numbers import interval, percent, plain, short, signed
+from unweave.report.numbers import count, interval, percent, plain, short, signed
 from unweave.report.sections.frame import absent, chart, section, swatch, table
 
 _NAMES = {"neurons": "Neurons", "pca": "PCA", "random": "Random directions"}
@@ -18,7 +18,8 @@ _WORDS = (
     (
         "math_length_bits",
         "Mathematical length",
-        "To say which latents fire and how strongly. Lower is better.",
+        "To say which latents fire and how strongly, with the dictionary itself spread over "
+        "{tokens} training tokens. Lower is better.",
     ),
     (
         "semantic_accuracy",
@@ -29,7 +30,7 @@ _WORDS = (
     (
         "semantic_length_bits",
         "Semantic length",
-        "To say the descriptions themselves. Lower is better.",
+        "To say the descriptions, spread over the same tokens. Lower is better.",
     ),
 )
 
@@ -49,15 +50,20 @@ def four(scores: Scores) -> Markup:
         if one.note
     ]
     pair = element("div", _sketch(methods, scores), _controls(scores.controls), class_="pair")
-    return section("numbers", "The four numbers", lead, _table(methods), notes, pair)
+    return section("numbers", "The four numbers", lead, _table(methods, scores.tokens), notes, pair)
 
 
-def _table(methods: Mapping[str, FourNumbers]) -> Markup:
+def _table(methods: Mapping[str, FourNumbers], tokens: int) -> Markup:
     lines: list[list[Child]] = []
     for key, name, words in _WORDS:
         numbers: list[Number] = [getattr(one, key) for one in methods.values()]
         title = element("b", name, element("i", numbers[0].unit, class_="unit"))
-        lines.append([[title, element("small", words)], *[_cell(key, one) for one in numbers]])
+        lines.append(
+            [
+                [title, element("small", words.replace("{tokens}", count(tokens)))],
+                *[_cell(key, one) for one in numbers],
+            ]
+        )
     return table(["", *methods], lines, class_="four")
 
 

@@ -25,7 +25,7 @@ def making(manifest: Manifest, stages: Sequence[Stage]) -> Markup:
         " verifies every hash below and that the files agree with each other.",
     ]
     identity = element("p", "Identity ", element("code", manifest.identity))
-    meaning = "The same inputs, settings, threads and code give the same identity."
+    meaning = "Two runs that came to the same result have one identity, whatever the clock said."
     rows = [
         [
             element("code", path),
