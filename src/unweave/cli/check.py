@@ -22,5 +22,6 @@ def check(folder: Path, /) -> None:
         print(printable(violation))
     if verdict.violations:
         count = len(verdict.violations)
-        raise UserError(f"{folder} is not what its manifest says: {count} violations")
+        said = "one violation" if count == 1 else f"{count} violations"
+        raise UserError(f"{folder} is not what its manifest says: {said}")
     print(f"{verdict.files} files, all as the manifest says")

@@ -10,12 +10,15 @@ from unweave.artifact.folder import open_artifact
 from unweave.artifact.layout import REPORT
 from unweave.artifact.scores import Interval, Number, Scores
 
+FIRST = "mean_ablation"
+"""The control that stands right under the loss increase."""
+
 
 def show_summary(folder: Path) -> None:
     """Print the numbers of a finished artifact and where its report lies."""
     scores = open_artifact(folder).scores()
     console = Console(highlight=False)
-    console.print(_title(scores))
+    console.print(_title(scores), soft_wrap=True)
     console.print(_numbers(scores))
     console.print(f"The artifact: {escape(str(folder))}", soft_wrap=True)
     console.print(f"The report:   {escape(str(folder / REPORT))}", soft_wrap=True)
@@ -34,14 +37,16 @@ def _numbers(scores: Scores) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("name")
     table.add_column("value", justify="right")
-    table.add_column("interval and note", style="dim")
+    table.add_column("unit and 95% interval", style="dim")
     whole = scores.splice.propagated
-    controls = scores.controls
     table.add_row("[bold]everything replaced (propagated)[/bold]")
     table.add_row("  loss increase", _plain(whole.ce_increase), _span(whole.ce_increase, "nats"))
-    for name, control in sorted(controls.items(), key=lambda item: item[0] != "mean_ablation"):
-        label = escape(name.replace("_", " "))
-        table.add_row(f"  ... of {label}", _plain(control.ce_increase), escape(control.note))
+    for name, control in sorted(scores.controls.items(), key=lambda item: item[0] != FIRST):
+        loss = control.ce_increase
+        table.add_row(f"  by {escape(name.replace('_', ' '))}", _plain(loss), "nats, a control")
+    for name, baseline in scores.baselines.items():
+        loss = baseline.math_accuracy
+        table.add_row(f"  by {escape(name)}, as many active", _plain(loss), "nats, a baseline")
     original = scores.ce_original
     table.add_row("  the original's loss", _plain(original), _span(original, "nats"))
     table.add_row("  KL from the original", _plain(whole.kl), _span(whole.kl, "nats"))
