@@ -66,9 +66,10 @@ def _scores(gallery: Gallery, scores: Scores) -> Markup:
         )
     ]
     words = (
-        f"{semantic.described:,} descriptions, scored on held-out text. Shuffled: each "
-        f"description given to another feature of the same part. Chance is an AUROC of 0.5 and a "
-        f"correlation of 0. Median AUROC {plain(median(gallery.aurocs), 2)}."
+        f"{semantic.described:,} descriptions, scored on held-out text. Shuffled: each given to "
+        f"another feature of the same part. Chance is an AUROC of 0.5 and a correlation of 0; "
+        f"a description that misleads costs bits, so its share is below 0. "
+        f"Median AUROC {plain(median(gallery.aurocs), 2)}."
     )
     numbers = element(
         "div",
