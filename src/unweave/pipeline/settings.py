@@ -103,7 +103,7 @@ class DecompileSettings(BaseModel):
         chosen = {
             "k_mlp": self.k_mlp or k,
             "k_attention": self.k_attention or k,
-            "local": self.local or LocalSettings(lr=5e-3 if narrow else 2e-3),
+            "local": self.local or LocalSettings(lr=5e-3 if narrow else 4e-3),
             "joint": self.joint or joint,
         }
         return ResolvedSettings.model_validate({**dict(self), **chosen})
