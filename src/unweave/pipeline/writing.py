@@ -4,7 +4,7 @@ from pathlib import Path
 
 from unweave.artifact import layout
 from unweave.artifact.atomic import write_json_lines
-from unweave.artifact.manifest import Provenance, rerecord, seal
+from unweave.artifact.manifest import Provenance, seal
 from unweave.artifact.records import SubjectRecord, TextRecord
 from unweave.artifact.scores import (
     Baseline,
@@ -211,5 +211,4 @@ def seal_and_report(job: Job, parts: dict[str, Part], text: TokenRows) -> Path:
     )
     seal(job.artifact, provenance)
     write_report(job.artifact)
-    rerecord(job.artifact, layout.REPORT)
     return job.finish()
