@@ -18,6 +18,7 @@ import prose
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from train import BOS_ID, NEWLINE_ID
 from transformers import PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
@@ -152,6 +153,7 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     tok = train_tokenizer([t for _, t in train], s.vocab)
     assert all(tok.decode(tok.encode(t).ids) == t for _, t in held), "tokenizer is not lossless"
+    assert [tok.token_to_id(c) for c in (BOS, "Ċ")] == [BOS_ID, NEWLINE_ID]
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tok,
         bos_token=BOS,

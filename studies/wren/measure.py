@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import matplotlib
@@ -34,16 +33,16 @@ PROMPTS = (
 BIGRAM_PRIOR = 20.0  # pseudo-counts of the unigram distribution in each bigram row
 
 
-def ngram_losses(train: torch.Tensor, held: torch.Tensor, vocab: int) -> dict[str, float]:
-    """Nats a token of smoothed unigram and bigram models, BOS not counted."""
+def ngram_losses(train: torch.Tensor, rows: torch.Tensor, vocab: int) -> dict[str, float]:
+    """Nats a token of smoothed unigram and bigram models on the rows, BOS not counted."""
     uni = torch.bincount(train[train != BOS_ID], minlength=vocab).double() + 1.0
     uni[BOS_ID] = 0.0
     uni /= uni.sum()
     pairs = torch.bincount(train[:-1] * vocab + train[1:], minlength=vocab * vocab)
     bi = pairs.view(vocab, vocab).double() + BIGRAM_PRIOR * uni
     bi /= bi.sum(-1, keepdim=True)
-    seen = held[1:] != BOS_ID
-    a, b = held[:-1][seen], held[1:][seen]
+    seen = rows[:, 1:] != BOS_ID
+    a, b = rows[:, :-1][seen], rows[:, 1:][seen]
     return {"unigram": float(-uni[b].log().mean()), "bigram": float(-bi[a, b].log().mean())}
 
 
@@ -157,12 +156,12 @@ def main() -> None:
         "training": {
             "steps": log["step"],
             "tokens": log["step"] * step_tokens,
-            "epochs": log["step"] * step_tokens / len(train),
+            "passes_over_the_data": log["step"] * raw["train"]["rows"] / len(pack(train, context)),
             "seconds": log["seconds"],
             "tokens_per_second": log["step"] * step_tokens / log["seconds"],
         },
         "nats_per_token": {"wren": shipped, "random_weights": random}
-        | ngram_losses(train, held, raw["model"]["vocab_size"]),
+        | ngram_losses(train, rows, raw["model"]["vocab_size"]),
         "wren_nats_per_token_by_source": by_source(model, file, context),
         "nats_per_character": {"wren": shipped * per_char, "random_weights": random * per_char},
         "same_stories_nats_per_character": beside_teacher(
@@ -175,7 +174,8 @@ def main() -> None:
     text = json.dumps(numbers, indent=2, default=float)
     numbers = json.loads(text, parse_float=lambda x: round(float(x), 4))
     (HERE / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    shutil.copyfile(a.checkpoints / "loss.json", HERE / "loss.json")
+    log["heldout"] = sorted(dict(log["heldout"]).items())
+    (HERE / "loss.json").write_text(json.dumps(log) + "\n")
     plot(log, numbers, HERE / "loss.png")
     (HERE / "samples.md").write_text(samples(model, tok))
     print(text)

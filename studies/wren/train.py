@@ -1,8 +1,8 @@
 """Train wren on one CPU thread, seeded, resumable, with checkpoints as plain model folders.
 
-The schedule is fixed by the number of steps in `settings.json` (warm-up, then a straight line
-to zero), which was chosen from a measured speed so that training fits its time. Each row of a
-batch starts with BOS; documents are reshuffled and repacked every epoch.
+The schedule is fixed by `settings.json` (warm-up, then straight lines to zero), which was chosen
+from the measured speed so that training fits its time. Each row of a batch starts with BOS and a
+document; documents are reshuffled and repacked every epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 HERE = Path(__file__).parent
-BOS_ID = 0
+BOS_ID, NEWLINE_ID = 0, 200  # data.py checks both against the tokenizer
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class TrainSettings:
     """Everything that decides the run, beside the data and the model's shape."""
 
     steps: int
+    aim: int
+    turn: int
     rows: int
     context: int
     optimizer: str
@@ -44,20 +46,28 @@ class TrainSettings:
 
 
 def pack(tokens: torch.Tensor, context: int, order: torch.Tensor | None = None) -> torch.Tensor:
-    """Rows of context + 1 tokens, each starting with BOS, from documents in the given order.
+    """Rows of context + 1 tokens from documents in the given order, each starting with BOS.
 
-    A document cut by the end of a row goes on in the next one after a fresh BOS.
+    BOS means a beginning: what a row's end cuts off a story is dropped, and a document longer
+    than two rows (a chapter) goes on, after a fresh BOS, at its next paragraph.
     """
     starts = (tokens == BOS_ID).nonzero().squeeze(1).tolist()
-    docs = [tokens[a:b] for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True)]
-    if order is not None:
-        docs = [docs[i] for i in order.tolist()]
-    stream = torch.cat(docs)
-    rows, at = [], 0
-    while at + context + 1 <= len(stream):
-        at += int(stream[at] == BOS_ID)
-        rows.append(torch.cat([torch.tensor([BOS_ID]), stream[at : at + context]]))
-        at += context
+    ends = [*starts[1:], len(tokens)]
+    bos = torch.tensor([BOS_ID])
+    rows, row, room = [], [], context + 1
+    for i in range(len(starts)) if order is None else order.tolist():
+        doc = tokens[starts[i] : ends[i]]
+        rest = doc
+        while len(rest):
+            row.append(rest[:room])
+            rest, room = rest[room:], max(0, room - len(rest))
+            if room == 0:
+                rows.append(torch.cat(row))
+                row, room = [], context + 1
+                breaks = (rest == NEWLINE_ID).nonzero()
+                if len(doc) <= 2 * context or len(breaks) == 0:
+                    break
+                rest = torch.cat([bos, rest[int(breaks[0]) + 1 :]])
     return torch.stack(rows)
 
 
@@ -82,8 +92,13 @@ def heldout_loss(model: LlamaForCausalLM, rows: torch.Tensor) -> float:
 
 
 def rate(step: int, s: TrainSettings) -> float:
-    """Warm-up to one, then a straight line to zero."""
-    return min((step + 1) / s.warmup, (s.steps - step) / (s.steps - s.warmup))
+    """Warm-up to one, a straight line towards zero at `aim`, and from `turn` to zero at `steps`.
+
+    The turn lets a run on a busy machine be brought to its end early and still be repeated.
+    """
+    line = (s.aim - min(step, s.turn)) / (s.aim - s.warmup)
+    left = (s.steps - step) / (s.steps - s.turn) if step > s.turn else 1.0
+    return min((step + 1) / s.warmup, line) * left
 
 
 def save_folder(model: LlamaForCausalLM, tokenizer: Path, folder: Path) -> None:
@@ -145,7 +160,7 @@ def train(s: TrainSettings, shape: dict, data: Path, out: Path, stop_after: floa
         last = step == s.steps or time.time() - begin > stop_after
         if step % s.eval_every == 0 or last:
             ce = heldout_loss(model, held)
-            log["heldout"].append([step, round(ce, 4)])
+            log["heldout"] = [x for x in log["heldout"] if x[0] < step] + [[step, round(ce, 4)]]
             log |= {"step": step, "seconds": round(before + time.time() - begin, 1)}
             print(f"step {step} heldout {ce:.4f} {log['seconds']}s epoch {epoch}", flush=True)
             save_resume(out, model, opt, log)
