@@ -58,7 +58,7 @@ class Lines:
                 last = now
                 rate = done / (now - start)
                 left = (total - done) / rate if rate else float("inf")
-                self.say(f"{title}: {done / total:.0%}, {rate:,.0f} {unit}/s, {left:.0f} s left")
+                self.say(f"{title}: {done / total:.0%}, {_plain(rate)} {unit}/s, {left:.0f} s left")
 
         yield advance
         self.say(f"{title}: done, {done:,.0f} {unit} in {time.monotonic() - start:.1f} s")
@@ -97,7 +97,7 @@ class Terminal:
             nonlocal done
             done += amount
             rate = done / max(time.monotonic() - start, 1e-9)
-            self._bars.update(bar, advance=amount, rate=f"{rate:,.0f} {unit}/s")
+            self._bars.update(bar, advance=amount, rate=f"{_plain(rate)} {unit}/s")
 
         self._open += 1
         if self._open == 1:
@@ -119,3 +119,8 @@ class Terminal:
 def watching() -> Progress:
     """Bars when standard error is a terminal, plain lines when it is a file or a pipe."""
     return Terminal() if sys.stderr.isatty() else Lines()
+
+
+def _plain(rate: float) -> str:
+    """A rate as people read it: `1,234`, `12`, `0.37`."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
