@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What turns a site's vectors into codes."""
 
