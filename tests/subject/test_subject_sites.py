@@ -171,7 +171,7 @@ def test_a_plain_module_works_by_paths():
     with pytest.raises(UserError, match=r"no row of the table.*such as 0, 1, 2 \(its output\)"):
         subject.run(x, capture=["blocks.0.mlp.out"])
     with pytest.raises(UserError, match="register_family"):
-        subject.n_layers
+        _ = subject.n_layers
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,8 @@ def test_mlp_weights_reproduce_the_mlp(tiny, tokens):
         assert w.W_in.shape == w.W_out.shape == (tiny.d_mlp, tiny.d_model)
         act = ACTIVATIONS[w.activation]
         found = plus(x @ w.W_in.T, w.b_in)
-        if w.W_gate is None:
-            found = act(found)
-        else:
-            found = act(plus(x @ w.W_gate.T, w.b_gate)) * found
+        gate = found if w.W_gate is None else plus(x @ w.W_gate.T, w.b_gate)
+        found = act(gate) * (1 if w.W_gate is None else found)
         torch.testing.assert_close(found, mid, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(plus(found @ w.W_out, w.b_out), out, atol=1e-5, rtol=1e-5)
 

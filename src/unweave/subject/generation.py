@@ -80,7 +80,7 @@ def continue_rows(
     pick = _Picker(temperature, seed, subject.device)
     rows: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(rows)))
-    step = _Stepper(subject.model)
+    step = _Stepper(subject.model, prompts.shape[1] + new_tokens)
     tokens = prompts
     for _ in range(new_tokens):
         chosen = pick(step(tokens))
@@ -102,11 +102,11 @@ def continue_rows(
 class _Stepper:
     """Logits of the next token, given only the tokens that have not been seen yet."""
 
-    def __init__(self, model: nn.Module) -> None:
-        from transformers import DynamicCache
+    def __init__(self, model: nn.Module, room: int) -> None:
+        from unweave.subject.key_values import roomy_cache
 
         self._model = cast(Callable[..., _Output], model)
-        self._cache: _Cache = DynamicCache(config=model.config)
+        self._cache: _Cache = roomy_cache(model.config, room)
 
     def __call__(self, tokens: Tensor) -> Float[Tensor, "batch vocab"]:
         output = self._model(tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
