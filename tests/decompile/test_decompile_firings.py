@@ -21,7 +21,7 @@ def random_parts(subject):
         with torch.no_grad():
             for tensor in part.parameters():
                 tensor.copy_(torch.randn(tensor.shape, generator=generator))
-            part.b_enc.sub_(1.5)  # so that fewer than k fire now and then
+            part.b_enc.sub_(8.0)  # so that fewer than k fire now and then
         parts[spec.name] = part
     return parts
 
