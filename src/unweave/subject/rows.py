@@ -19,9 +19,9 @@ from unweave.subject.texts import Ids, Need, TextSource, open_text
 class TokenRows:
     """Text as a subject reads it; every row is full and begins with the subject's start token."""
 
-    train: Int[Tensor, "rows pos"]
+    train: Int[Tensor, "train_rows pos"]
     """Rows to train on, in random order."""
-    heldout: Int[Tensor, "rows pos"]
+    heldout: Int[Tensor, "heldout_rows pos"]
     """Rows of documents that `train` has nothing of."""
     source: str
     """Name that the text was asked for by."""

@@ -110,5 +110,8 @@ def refuse_incomplete(report: dict, where: str) -> None:
             f"{where}: {len(missing)} weights are missing from its safetensors, {missing[0]} "
             "among them; they would be random numbers"
         )
-    if wrong := sorted(map(str, report.get("mismatched_keys") or ())):
-        raise UserError(f"{where}: weights do not have the shapes its config asks for: {wrong[0]}")
+    if wrong := sorted(report.get("mismatched_keys") or ()):
+        name, found, asked = wrong[0]
+        raise UserError(
+            f"{where}: weight {name} is {tuple(found)} where its config asks for {tuple(asked)}"
+        )
