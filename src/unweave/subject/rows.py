@@ -64,7 +64,8 @@ def token_rows(
     width = context - (start is not None)
     rows = max(2, tokens // context)
     need = Need(tokens=rows * context, context=context, seed=seed)
-    documents = _enough(source.documents(subject, need, progress), rows * width)
+    more = source.documents(subject, need, progress)
+    documents = _enough(more, rows * width)
     there = sum(map(len, documents))
     if not there:
         raise UserError(f"the text {source.name} is empty")
@@ -72,7 +73,13 @@ def token_rows(
     held_rows = max(1, round(heldout_share * min(rows, there // width)))
     heldout, train = _split(documents, held_rows * width)
     held = _pack(heldout, separator, width)[:held_rows]
-    kept = _pack(train, separator, width)[: rows - len(held)]
+    kept = _pack(train, separator, width)
+    while len(kept) < rows - len(held) and (
+        rest := _enough(more, (rows - len(held) - len(kept)) * width)
+    ):
+        train += rest  # what rounding to whole documents and rows has cost
+        kept = _pack(train, separator, width)
+    kept = kept[: rows - len(held)]
     if not len(held) or not len(kept):
         raise UserError(
             f"the text {source.name} has {there} tokens: too few for one row of {context} to train "
@@ -86,7 +93,7 @@ def token_rows(
     _check_ids(subject, source.name, held, kept)
     random = np.random.default_rng(seed)
     kept, held = random.permutation(kept), random.permutation(held)
-    return _finish(source, documents, start, kept, held)
+    return _finish(source, len(heldout) + len(train), start, kept, held)
 
 
 def _check_request(subject: Subject, tokens: int, context: int, share: float) -> None:
@@ -133,10 +140,17 @@ def _split(documents: Sequence[Ids], wanted: int) -> tuple[list[Ids], list[Ids]]
             total += len(document)
         else:
             train.append(document)
-    if total < wanted and train:
-        # Whole documents do not come out even, or there is only one: cut the longest.
+    gap = wanted - total
+    if gap <= 0 or not train:
+        return heldout, train
+    # Whole documents do not come out even: one that fills the gap, unless it is half of the text.
+    filling = [at for at, document in enumerate(train) if len(document) >= gap]
+    at = min(filling, key=lambda i: len(train[i]), default=None)
+    if at is not None and 2 * len(train[at]) <= sum(map(len, train)):
+        heldout.append(train.pop(at))
+    else:
         at = max(range(len(train)), key=lambda i: len(train[i]))
-        cut = max(0, len(train[at]) - (wanted - total))
+        cut = max(0, len(train[at]) - gap)
         heldout.append(train[at][cut:])
         train[at] = train[at][:cut]
     return heldout, train
@@ -169,7 +183,7 @@ def _check_ids(subject: Subject, name: str, *parts: np.ndarray) -> None:
 
 def _finish(
     source: TextSource,
-    documents: Sequence[Ids],
+    documents: int,
     start: int | None,
     train: np.ndarray,
     heldout: np.ndarray,
@@ -184,7 +198,7 @@ def _finish(
         parts.append(torch.from_numpy(rows.astype(np.int64)))
     context = parts[0].shape[1]
     about = (
-        f"{source.provenance()}; {len(documents):,} documents in rows of {context} tokens, "
+        f"{source.provenance()}; {documents:,} documents in rows of {context} tokens, "
         f"{len(train):,} to train on and {len(heldout):,} held out"
     )
     return TokenRows(parts[0], parts[1], source.name, about, digest.hexdigest())
