@@ -137,7 +137,7 @@ def write(text):
         ("t.txt", write(""), r"the text .*t\.txt is empty"),
         ("t.txt", write(" \n\n \n"), "is empty"),
         ("t.jsonl", write('{"text": ""}'), "is empty"),
-        ("t.txt", write("abc"), "has 3 tokens: too few for one row of 16"),
+        ("t.txt", write("abc"), "has 3 tokens: too few for one row of 15"),
         ("t.txt", write("a" * 25), "has 25 tokens: too few"),
         ("t.txt", write(b"abc\xff\xfe"), "is not UTF-8 text: byte 3"),
         ("t.jsonl", write('{"text": "a"}\n{"txt": "b"}'), "line 2 is not a JSON object"),

@@ -10,6 +10,7 @@ from unweave.subject.catalog import (
 from unweave.subject.families import Family, families, register_family
 from unweave.subject.generation import continue_rows, continue_text
 from unweave.subject.loading import load_subject, wrap_module
+from unweave.subject.memory import keep_freed_memory
 from unweave.subject.network import Subject
 from unweave.subject.rows import TokenRows, token_rows
 from unweave.subject.running import Replacement, Run
@@ -35,6 +36,7 @@ __all__ = [
     "families",
     "fetch_subject",
     "fetch_text",
+    "keep_freed_memory",
     "list_subjects",
     "list_texts",
     "load_subject",

@@ -196,6 +196,7 @@ class Subject:
         """
         if self._geometry:
             self._check(tokens, self._geometry)
+            tokens = tokens.to(self.device)
         places = {name: self.place(name) for name in (*replace, *capture)}
         return run_model(
             self.model,

@@ -63,37 +63,42 @@ def token_rows(
     start = subject.start_token
     width = context - (start is not None)
     rows = max(2, tokens // context)
-    need = Need(tokens=rows * context, context=context, seed=seed)
-    more = source.documents(subject, need, progress)
-    documents = _enough(more, rows * width)
-    there = sum(map(len, documents))
+    documents = source.documents(subject, Need(rows * context, context, seed), progress)
+    train, heldout, used = _cut(subject, source.name, documents, rows, width, heldout_share)
+    if len(train) + len(heldout) < rows:
+        progress.say(
+            f"The text {source.name} has {(len(train) + len(heldout)) * context:,} tokens in full "
+            f"rows, fewer than the {tokens:,} asked for: using those"
+        )
+    random = np.random.default_rng(seed)
+    return _finish(source, used, start, random.permutation(train), random.permutation(heldout))
+
+
+def _cut(
+    subject: Subject, name: str, documents: Iterator[Ids], rows: int, width: int, share: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows of `width` to train on and to hold out, and the number of documents behind them."""
+    taken = _enough(documents, rows * width)
+    there = sum(map(len, taken))
     if not there:
-        raise UserError(f"the text {source.name} is empty")
+        raise UserError(f"the text {name} is empty")
     separator = _separator(subject)
-    held_rows = max(1, round(heldout_share * min(rows, there // width)))
-    heldout, train = _split(documents, held_rows * width)
-    held = _pack(heldout, separator, width)[:held_rows]
+    wanted = max(1, round(share * min(rows, there // width)))
+    heldout, train = _split(taken, wanted * width)
+    held = _pack(heldout, separator, width)[:wanted]
     kept = _pack(train, separator, width)
     while len(kept) < rows - len(held) and (
-        rest := _enough(more, (rows - len(held) - len(kept)) * width)
+        rest := _enough(documents, (rows - len(held) - len(kept)) * width)
     ):
         train += rest  # what rounding to whole documents and rows has cost
         kept = _pack(train, separator, width)
-    kept = kept[: rows - len(held)]
     if not len(held) or not len(kept):
         raise UserError(
-            f"the text {source.name} has {there} tokens: too few for one row of {context} to train "
-            "on and one to hold out; give more text or a shorter context"
+            f"the text {name} has {there} tokens: too few for one row of {width} to train on and "
+            "one to hold out; give more text or a shorter context"
         )
-    if len(held) + len(kept) < rows:
-        progress.say(
-            f"The text {source.name} has {(len(held) + len(kept)) * context:,} tokens in full "
-            f"rows, fewer than the {tokens:,} asked for: using those"
-        )
-    _check_ids(subject, source.name, held, kept)
-    random = np.random.default_rng(seed)
-    kept, held = random.permutation(kept), random.permutation(held)
-    return _finish(source, len(heldout) + len(train), start, kept, held)
+    _check_ids(subject, name, held, kept)
+    return kept[: rows - len(held)], held, len(heldout) + len(train)
 
 
 def _check_request(subject: Subject, tokens: int, context: int, share: float) -> None:
