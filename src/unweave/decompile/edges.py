@@ -6,7 +6,8 @@ pre-activation of feature t is its activation times one number, the virtual weig
     V_ts = enc_t . G dec_s                 t in an MLP part,  G = diag(gain of the norm before it)
     V_ts = enc_t . W_V^h G dec_s           t reads head h, along whatever pattern the head has
 
-up to the norm's common factor 1/s(x). Virtual weights between features that never meet are
+up to the norm's common factor 1/s(x); a LayerNorm takes the mean out of dec_s first, and what
+Gemma's blocks write passes one more norm. Virtual weights between features that never meet are
 interference; an edge is therefore ranked by what it delivers, `used` = V * E[a_s | t active].
 """
 
@@ -60,7 +61,7 @@ def virtual_weights(subject: Subject, target: Part, written: Tensor, latents: Te
     spec = target.spec
     layer, kind = spec.name[1:].split(".")
     gain = subject.norm_gain(int(layer), "mlp" if kind == "mlp" else "attn").float()
-    through = written * gain
+    through = _centred(subject, written) * gain
     encoder = target.W_enc.detach()[latents] * spec.input_scale
     if kind == "mlp":
         return encoder @ through.T
@@ -71,6 +72,23 @@ def virtual_weights(subject: Subject, target: Part, written: Tensor, latents: Te
         mine = (head == index).nonzero()[:, 0]
         out[mine] = encoder[mine] @ (through @ W_V[index]).T
     return out
+
+
+def written_by(subject: Subject, part: Part, latents: Tensor) -> Tensor:
+    """What latents add to the stream per unit of activation, [latents, d_model]."""
+    layer, kind = part.spec.name[1:].split(".")
+    gain = subject.write_gain(int(layer), "mlp" if kind == "mlp" else "attn").float()
+    return part.W_dec.detach()[latents] * gain / part.spec.output_scale
+
+
+def logit_directions(subject: Subject) -> Tensor:
+    """Row t: what on the stream raises logit t above the mean logit, up to the norm's factor."""
+    unembed = subject.unembed().float()
+    return _centred(subject, unembed - unembed.mean(0))
+
+
+def _centred(subject: Subject, vectors: Tensor) -> Tensor:
+    return vectors - vectors.mean(-1, keepdim=True) if subject.norms_centre else vectors
 
 
 def interaction_edges(
@@ -93,7 +111,9 @@ def interaction_edges(
     with progress.task("Reading interactions", total=len(names), unit="parts") as advance:
         found = []
         for edges in workers.map(
-            lambda i: _into(subject, parts, names[:i], names[i], considered, active, settings),
+            lambda i: _into(
+                subject, parts, _before(subject, names, i), names[i], considered, active, settings
+            ),
             range(len(names)),
         ):
             found.append(edges)
@@ -101,6 +121,13 @@ def interaction_edges(
     found.append(_to_logits(subject, parts, considered, active, settings))
     columns = ([x for e in found for x in getattr(e, f)] for f in Edges.__dataclass_fields__)
     return Edges(*columns)
+
+
+def _before(subject: Subject, names: list[str], index: int) -> list[str]:
+    """The parts that a part can read."""
+    layer = names[index].split(".")[0]
+    parallel = subject.geometry.parallel
+    return [name for name in names[:index] if not (parallel and name.split(".")[0] == layer)]
 
 
 def _considered(part: Part, firings: PartFirings, settings: EdgeSettings) -> Tensor:
@@ -147,8 +174,7 @@ def _into(
     for source in earlier:
         if not len(considered[source]):
             continue
-        part = parts[source]
-        written = part.W_dec.detach()[considered[source]] / part.spec.output_scale
+        written = written_by(subject, parts[source], considered[source])
         weight = virtual_weights(subject, parts[name], written, latents)
         if name.endswith("mlp"):
             delivered = share.T @ active[source]
@@ -202,14 +228,11 @@ def _to_logits(
     settings: EdgeSettings,
 ) -> Edges:
     edges = Edges([], [], [], [], [], [])
-    unembed = subject.unembed().float()
-    unembed = unembed - unembed.mean(0)
+    unembed = logit_directions(subject)
     last = f"L{subject.n_layers - 1}."
     for name in (n for n in parts if n.startswith(last) and len(considered[n])):
-        part = parts[name]
         latents = considered[name]
-        written = part.W_dec.detach()[latents] / part.spec.output_scale
-        weight = written @ unembed.T
+        weight = written_by(subject, parts[name], latents) @ unembed.T
         top = weight.abs().topk(min(settings.per_logit_source, weight.shape[1]), dim=1).indices
         on = (active[name] > 0).float()
         strength = active[name].sum(0) / on.sum(0).clamp_min(1)

@@ -9,6 +9,7 @@ from unweave.artifact import descriptions as store
 from unweave.artifact import layout
 from unweave.artifact.features import PROMOTED
 from unweave.artifact.tensors import load_tensors, save_tensors
+from unweave.decompile.edges import logit_directions, written_by
 from unweave.describe import stored
 from unweave.describe.describe import Description, describe_part
 from unweave.describe.features import feature_table
@@ -19,6 +20,7 @@ from unweave.pipeline.job import Job
 from unweave.pipeline.results import SemanticResult
 from unweave.pipeline.rivals import Rivals
 from unweave.pipeline.semantics import summarise
+from unweave.subject import Subject
 from unweave.validate.baselines import FewCoefficients
 from unweave.validate.semantic import PartScores, score_part, with_scores
 
@@ -28,8 +30,7 @@ def describe(job: Job, parts: dict[str, Part]) -> SemanticResult:
 
     def described() -> SemanticResult:
         vocabulary = vocabulary_of(job.subject)
-        unembed = job.subject.unembed().float()
-        unembed = unembed - unembed.mean(0)
+        unembed = logit_directions(job.subject)
         (job.artifact / "features").mkdir(exist_ok=True)
         said: list[Description] = []
         scores: list[PartScores] = []
@@ -80,7 +81,8 @@ def _describe_one(
 ) -> tuple[list[Description], PartScores]:
     plain = part_evidence(job, part.spec.name, part.spec.n_latents, vocabulary)
     table = feature_table(plain)
-    effects = logit_effects(part, unembed, table, job.settings.evidence.promoted_features)
+    limit = job.settings.evidence.promoted_features
+    effects = logit_effects(job.subject, part, unembed, table, limit)
     evidence = replace(plain, promoted=effects["promoted_token"].numpy())
     descriptions = describe_part(evidence, job.settings.describe)
     scores = score_part(evidence, descriptions)
@@ -90,7 +92,11 @@ def _describe_one(
 
 
 def logit_effects(
-    part: Part, unembed: torch.Tensor, table: dict[str, np.ndarray], limit: int
+    subject: Subject,
+    part: Part,
+    unembed: torch.Tensor,
+    table: dict[str, np.ndarray],
+    limit: int,
 ) -> dict[str, torch.Tensor]:
     """Tokens that each of the strongest latents promotes and suppresses when it writes one unit.
 
@@ -105,7 +111,8 @@ def logit_effects(
         out[f"{name}_logit"] = torch.zeros(n, PROMOTED)
     for group in chosen.split(256):
         with torch.no_grad():
-            logits = part.W_dec[group] @ unembed.T
+            written = written_by(subject, part, group) * part.spec.output_scale
+            logits = written @ unembed.T
         for name, sign in (("promoted", 1), ("suppressed", -1)):
             top = (sign * logits).topk(min(PROMOTED, logits.shape[1]), dim=1)
             width = top.indices.shape[1]

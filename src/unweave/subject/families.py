@@ -50,6 +50,10 @@ class Family:
     """What is added to a norm's weight to give its gain: 1 for Gemma, which stores gain - 1."""
     pattern: str | None = None
     """A module whose output is the pattern; None where attention goes through the registry."""
+    attn_post_norm: str | None = None
+    """Norm that what attention writes passes before it reaches the stream, where there is one."""
+    mlp_post_norm: str | None = None
+    """Norm that what the MLP writes passes before it reaches the stream, where there is one."""
     parallel: str | None = None
     """Config attribute that says that attention and MLP read the same stream (no `resid_mid`)."""
 
@@ -79,7 +83,12 @@ def _like_llama(name: str, *model_types: str) -> Family:
 def _gemma(name: str, *model_types: str) -> Family:
     # Gemma 2 and 3 norm what a block reads and what it writes; the norm before the MLP is named
     # for its place, and every norm stores its gain less one.
-    row = {"mlp_norm": "pre_feedforward_layernorm", "gain_offset": 1.0}
+    row = {
+        "mlp_norm": "pre_feedforward_layernorm",
+        "attn_post_norm": "post_attention_layernorm",
+        "mlp_post_norm": "post_feedforward_layernorm",
+        "gain_offset": 1.0,
+    }
     return Family(**{**vars(_LLAMA), "name": name, "model_types": model_types, **row})
 
 

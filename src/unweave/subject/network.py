@@ -269,6 +269,18 @@ class Subject:
         """Elementwise gain of the norm before a block's attention or MLP."""
         return self._table.norm_gain(self._layer(layer), which)
 
+    def write_gain(self, layer: int, which: Literal["attn", "mlp"]) -> Float[Tensor, " d_model"]:
+        """Elementwise gain between what a block's attention or MLP writes and the stream.
+
+        Ones, but for families that norm a block's output (Gemma 2 and 3).
+        """
+        return self._table.write_gain(self._layer(layer), which)
+
+    @property
+    def norms_centre(self) -> bool:
+        """Whether the norms take out the mean of what they read."""
+        return self._table.centred()
+
     def unembed(self) -> Float[Tensor, "vocab d_model"]:
         """Row t raises logit t; the gain of the final norm is folded in."""
         return self._table.unembed()

@@ -132,6 +132,18 @@ class Table:
         weight = self._weight(f"{self.family.blocks}.{layer}.{path}")
         return weight + self.family.gain_offset
 
+    def write_gain(self, layer: int, which: str) -> Float[Tensor, " d_model"]:
+        """Elementwise gain of the norm after a block, on the way to the stream; ones if none."""
+        path = self.family.attn_post_norm if which == "attn" else self.family.mlp_post_norm
+        if path is None:
+            return torch.ones(self.geometry.d_model)
+        return self._weight(f"{self.family.blocks}.{layer}.{path}") + self.family.gain_offset
+
+    def centred(self) -> bool:
+        """Whether norms take out the mean (LayerNorm) or only scale (RMSNorm)."""
+        norm = self.model.get_submodule(f"{self.family.blocks}.0.{self.family.mlp_norm}")
+        return isinstance(norm, nn.LayerNorm)
+
     def unembed(self) -> Float[Tensor, "vocab d_model"]:
         """Row t: the direction at `final`'s norm input, up to its scale, that raises logit t."""
         gain = self._weight(self.family.final_norm) + self.family.gain_offset
