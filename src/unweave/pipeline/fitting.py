@@ -1,12 +1,14 @@
 """The stages that make parts: text, local fit, joint tuning."""
 
 import json
+import shutil
 
 from unweave.artifact.atomic import new_folder, write_json
 from unweave.artifact.tensors import load_tensors, save_tensors
 from unweave.decompile.modes import input_site, output_site
 from unweave.dictionaries.part import Part
 from unweave.dictionaries.spec import PartSpec
+from unweave.errors import UserError
 from unweave.pipeline.job import Job
 from unweave.pipeline.results import Done, TextResult
 from unweave.subject import Subject
@@ -70,7 +72,11 @@ def read_text(job: Job) -> TokenRows:
         save_tensors(path, {"train": rows.train, "heldout": rows.heldout})
         return TextResult(source=rows.source, description=rows.description, sha256=rows.sha256)
 
-    about = job.stage("text", TextResult, read)
+    try:
+        about = job.stage("text", TextResult, read)
+    except UserError:
+        job.withdraw()  # or the same command with a text that can be read would be refused
+        raise
     tensors = load_tensors(path)
     return TokenRows(
         train=tensors["train"],
@@ -110,6 +116,7 @@ def fit_locally(job: Job, text: TokenRows) -> None:
         return Done()
 
     job.stage("local", Done, fit)
+    shutil.rmtree(job.folder / "local", ignore_errors=True)  # checkpoints are large
 
 
 def tune(job: Job, text: TokenRows) -> dict[str, Part]:
@@ -133,6 +140,7 @@ def tune(job: Job, text: TokenRows) -> dict[str, Part]:
         return Done()
 
     job.stage("joint", Done, tuned)
+    shutil.rmtree(job.folder / "joint", ignore_errors=True)
     return load_parts(job.artifact / "dictionaries")
 
 

@@ -95,6 +95,10 @@ class Job:
         records = (self.folder / "done").glob("*.json")
         return max([peak_rss_bytes(), *(json.loads(r.read_text())["peak"] for r in records)])
 
+    def withdraw(self) -> None:
+        """Leave nothing behind: the request was refused before any of it was done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def finish(self) -> Path:
         """Put the finished artifact where it was asked for."""
         if self.out.is_dir():

@@ -90,9 +90,11 @@ def continue_prompts(job: Job, parts: dict[str, Part], text: TokenRows) -> None:
             # A row may begin in the middle of a document; it is a prompt all the same.
             for row in text.heldout[: settings.samples]:
                 prompt = tokenizer.decode(row[1 : 1 + length].tolist())
+                # The start token and what the prompt is read as again, which may differ.
+                room = job.subject.context - 1 - len(tokenizer.encode(prompt))
                 with torch.inference_mode():
                     both = [
-                        continue_text(one, prompt, settings.sample_tokens)
+                        continue_text(one, prompt, max(0, min(settings.sample_tokens, room)))
                         for one in (job.subject, network.subject)
                     ]
                 samples.append({"prompt": prompt, "original": both[0], "decompiled": both[1]})

@@ -54,8 +54,8 @@ class DecompileSettings(BaseModel):
     """Text to run the subject on: self, wiki, heldout, a file, a folder or hub:DATASET."""
     tokens: PositiveInt = 400_000
     """Tokens of it, held-out ones included."""
-    context: PositiveInt = 128
-    """Tokens in a row."""
+    context: int = Field(default=128, ge=3)
+    """Tokens in a row; three at least, as what the start token predicts is not measured."""
     seed: NonNegativeInt = 0
     """Seed of every random choice."""
     threads: PositiveInt | None = None
