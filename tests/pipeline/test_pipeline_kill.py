@@ -16,7 +16,7 @@ from unweave.pipeline.job import unfinished
 
 
 def start(config: Path, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "unweave", "decompile", "wren", "--threads", "1"]
+    command = [sys.executable, "-m", "unweave.cli", "decompile", "wren", "--threads", "1"]
     command += ["--config", str(config), "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
