@@ -61,7 +61,8 @@ def test_killed_again_and_again_it_ends_in_the_same_artifact(artifact, small, tm
         assert process.returncode == -signal.SIGKILL
         assert not out.exists()
     process = start(small, out)
-    assert process.wait(timeout=240) == 0, process.communicate()[1]
+    said = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, said
 
     found, wanted = read_manifest(out), read_manifest(artifact)
     assert found.identity == wanted.identity
