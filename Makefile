@@ -17,7 +17,7 @@ help:  ## list the targets
 
 demo: $(VENV)/.installed  ## decompile the embedded language model into runs/wren, offline
 	@rm -rf $(DEMO_OUT)
-	@$(BIN)/unweave decompile wren --out $(DEMO_OUT) $(DEMO_FLAGS)
+	@$(BIN)/unweave decompile wren --text self --tokens 240k --out $(DEMO_OUT) $(DEMO_FLAGS)
 	@echo "Open $(DEMO_OUT)/report.html in a browser."
 
 test: $(VENV)/.installed-dev lint  ## everything that must hold: lint, then the tests
