@@ -225,7 +225,9 @@ def test_a_defect_shows_its_traceback(job: FakeJob) -> None:
 
 def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
     script = """
-        import sys, time, types
+        import signal, sys, time, types
+        # A background shell hands on that SIGINT is to be ignored; a terminal does not.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from unweave.cli import main
         def job(subject, **rest):
             with rest["progress"].task("Working", total=10, unit="tokens"):

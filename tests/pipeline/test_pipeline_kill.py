@@ -14,9 +14,17 @@ from unweave.artifact.layout import REPORT, SCORES
 from unweave.artifact.manifest import read_manifest
 from unweave.pipeline.job import unfinished
 
+# A background shell hands on that SIGINT is to be ignored; a person's terminal does not.
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from unweave.cli import main
+main(sys.argv[1:])
+"""
+
 
 def start(config: Path, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "unweave.cli", "decompile", "wren", "--threads", "1"]
+    command = [sys.executable, "-c", PROGRAM, "decompile", "wren", "--threads", "1"]
     command += ["--config", str(config), "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
