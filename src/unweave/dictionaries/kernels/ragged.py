@@ -1,0 +1,118 @@
+"""Decode a ragged code and differentiate both ends of it, without a dense `[rows, latents]` tensor.
+
+Two differentiable maps, each with gradients that are ragged sums over the active entries:
+
+    picked:  v_e = W_enc[latent_e] . x[row_e] + b_enc[latent_e]     (values known from selection)
+    written: y_r = sum over entries e of row r of v_e W_dec[latent_e]
+
+Whatever lies between them (a relu, a router's weight, a product of two picks) is elementwise on
+the entries and is left to autograd.
+"""
+
+import warnings
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from unweave.dictionaries.code import Support
+
+with warnings.catch_warnings():
+    # torch says once per process that CSR tensors are young; said here, it is not said to users.
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), size=(1, 1))
+
+
+def write(
+    value: Float[Tensor, " active"], W_dec: Float[Tensor, "latents d_out"], support: Support
+) -> Float[Tensor, "rows d_out"]:
+    """Sum of the active decoder rows weighted by their values; differentiable in both."""
+    return _Write.apply(value, W_dec, support)
+
+
+def pick(
+    known: Float[Tensor, " active"],
+    x: Float[Tensor, "rows d_in"],
+    W_enc: Float[Tensor, "latents d_in"],
+    b_enc: Float[Tensor, " latents"],
+    support: Support,
+) -> Float[Tensor, " active"]:
+    """Pre-activations at the support, differentiable in x, W_enc and b_enc.
+
+    `known` holds their values, which whoever selected the support has already computed.
+    """
+    return _Pick.apply(known, x, W_enc, b_enc, support)
+
+
+def inner(
+    left: Float[Tensor, "rows d"], right: Float[Tensor, "latents d"], support: Support
+) -> Float[Tensor, " active"]:
+    """`left[row] . right[latent]` at every entry: a product sampled at the support.
+
+    Latents must ascend within a row for the CSR kernel, so they are sorted there and back.
+    """
+    rows, n = support.rows, support.n_latents
+    key = support.row * n + support.latent
+    order = key.argsort()
+    pattern = torch.sparse_csr_tensor(
+        support.offsets,
+        support.latent[order],
+        left.new_zeros(len(order)),
+        size=(rows, n),
+        check_invariants=False,
+    )
+    sampled = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+    return torch.empty_like(sampled).scatter_(0, order, sampled)
+
+
+def over_rows(
+    weight: Float[Tensor, " active"], rows: Float[Tensor, "rows d"], support: Support
+) -> Float[Tensor, "latents d"]:
+    """For each latent the sum of `rows` in which it is active, weighted: a matrix's gradient."""
+    at = support.by_latent
+    weights = weight[at.order]
+    return F.embedding_bag(at.row, rows, at.starts, per_sample_weights=weights, mode="sum")
+
+
+def over_latents(
+    weight: Float[Tensor, " active"], matrix: Float[Tensor, "latents d"], support: Support
+) -> Float[Tensor, "rows d"]:
+    """For each row the sum of the matrix's active rows, weighted."""
+    return F.embedding_bag(
+        support.latent, matrix, support.offsets[:-1], per_sample_weights=weight, mode="sum"
+    )
+
+
+class _Write(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, W_dec, support):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(value, W_dec)
+        ctx.support = support
+        return over_latents(value, W_dec, support)
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        value, W_dec = ctx.saved_tensors
+        g = g.contiguous()
+        to_value = inner(g, W_dec, ctx.support) if ctx.needs_input_grad[0] else None
+        to_W_dec = over_rows(value, g, ctx.support) if ctx.needs_input_grad[1] else None
+        return to_value, to_W_dec, None
+
+
+class _Pick(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, known, x, W_enc, b_enc, support):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, W_enc)
+        ctx.support = support
+        return known.clone()
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        x, W_enc = ctx.saved_tensors
+        _, want_x, want_W, want_b, _ = ctx.needs_input_grad
+        support = ctx.support
+        to_x = over_latents(g, W_enc, support) if want_x else None
+        to_W = over_rows(g, x, support) if want_W else None
+        to_b = g.new_zeros(support.n_latents).index_add_(0, support.latent, g) if want_b else None
+        return None, to_x, to_W, to_b, None
