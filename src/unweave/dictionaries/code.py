@@ -4,6 +4,7 @@ The layout is that of a CSR matrix: the entries of row r are `latent[offsets[r] 
 Every dictionary, trained or classical, speaks it, so whatever measures one measures all.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -103,6 +104,21 @@ class SparseCode(NamedTuple):
     ) -> "SparseCode":
         """The same number of entries in every row, zeros among them allowed."""
         return cls(Support.from_topk(latent, n_latents), value.reshape(-1))
+
+    @classmethod
+    def cat(cls, codes: "Sequence[SparseCode]") -> "SparseCode":
+        """Codes of one dictionary for rows that follow one another."""
+        counts = torch.cat([code.support.offsets.diff() for code in codes])
+        latent = torch.cat([code.support.latent for code in codes])
+        support = Support(_ends(counts), latent, codes[0].n_latents)
+        return cls(support, torch.cat([code.value for code in codes]))
+
+    def rows(self, start: int, stop: int) -> "SparseCode":
+        """The rows `start` to `stop`, in the order of a slice."""
+        offsets = self.support.offsets[start : stop + 1]
+        entries = slice(int(offsets[0]), int(offsets[-1]))
+        support = Support(offsets - offsets[0], self.support.latent[entries], self.n_latents)
+        return SparseCode(support, self.value[entries])
 
 
 @runtime_checkable

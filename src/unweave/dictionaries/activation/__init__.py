@@ -1,0 +1,1 @@
+"""Activation functions, one paper a file: from pre-activations to sparse latents."""

@@ -1,0 +1,1 @@
+"""Encoders, one paper a file: from a site's vectors to pre-activations."""

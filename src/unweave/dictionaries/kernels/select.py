@@ -1,0 +1,101 @@
+"""Choose the active latents of a batch, a tile of pre-activations at a time.
+
+A scorer maps a tile of rows to what its latents are ranked by. Only one tile of scores exists at
+once, but for the batch-wide choice, which has to see all of them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unweave.dictionaries.code import Support
+
+TILE_ROWS = 512
+"""Rows whose scores exist at once: 512 x 4608 floats stay in the last-level cache."""
+_SAMPLE = 1 << 16
+
+Scorer = Callable[[Tensor], Tensor]
+"""`[tile, d_in]` to `[tile, latents]`, without gradients."""
+
+
+class Selection(NamedTuple):
+    """The chosen entries and the scores they were chosen for."""
+
+    support: Support
+    score: Float[Tensor, " active"]
+
+
+def largest(
+    scorer: Scorer, x: Float[Tensor, "rows d_in"], n_latents: int, k: int, *, signed: bool = False
+) -> Selection:
+    """The k largest scores of each row; with `signed`, the k largest in absolute value."""
+    latent = torch.empty(len(x), k, dtype=torch.long, device=x.device)
+    score = torch.empty(len(x), k, dtype=x.dtype, device=x.device)
+    for start in range(0, len(x), TILE_ROWS):
+        tile = slice(start, start + TILE_ROWS)
+        scores = scorer(x[tile])
+        top = (scores.abs() if signed else scores).topk(k, dim=1, sorted=False)
+        latent[tile] = top.indices
+        score[tile] = scores.gather(1, top.indices) if signed else top.values
+    return Selection(Support.from_topk(latent, n_latents), score.reshape(-1))
+
+
+def largest_of_batch(
+    scorer: Scorer, x: Float[Tensor, "rows d_in"], n_latents: int, k: int
+) -> Selection:
+    """The `rows * k` largest positive scores of the whole batch (BatchTopK)."""
+    scores = torch.empty(len(x), n_latents, dtype=x.dtype, device=x.device)
+    for start in range(0, len(x), TILE_ROWS):
+        tile = slice(start, start + TILE_ROWS)
+        scores[tile] = scorer(x[tile])
+    place = largest_places(scores.view(-1), len(x) * k).sort().values
+    row, latent = place // n_latents, place % n_latents
+    counts = torch.bincount(row, minlength=len(x))
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Selection(Support(offsets, latent, n_latents), scores.view(-1)[place])
+
+
+def largest_places(scores: Float[Tensor, " n"], count: int) -> Tensor:
+    """Places of the `count` largest positive scores, in no order; fewer where fewer are positive.
+
+    Exact, yet without sorting millions: a sample tells a threshold that somewhat more than `count`
+    scores exceed, and only those are ranked.
+    """
+    stride = max(1, len(scores) // _SAMPLE)
+    sample = scores[::stride]
+    for slack in (1.3, 3.0):
+        rank = int(slack * count / stride) + 64
+        if rank >= len(sample):
+            break
+        bound = sample.topk(rank, sorted=True).values[-1].clamp_min(0)
+        candidates = (scores > bound).nonzero()[:, 0]
+        if len(candidates) >= count or bound == 0:
+            return _best(candidates, scores, count)
+    return _best((scores > 0).nonzero()[:, 0], scores, count)
+
+
+def above(
+    scorer: Scorer, x: Float[Tensor, "rows d_in"], threshold: Float[Tensor, "*latents"]
+) -> Selection:
+    """Every score that exceeds its latent's threshold."""
+    latents, scores, counts = [], [], []
+    n_latents = 0
+    for start in range(0, len(x), TILE_ROWS):
+        tile = scorer(x[start : start + TILE_ROWS])
+        n_latents = tile.shape[1]
+        row, latent = (tile > threshold).nonzero(as_tuple=True)
+        latents.append(latent)
+        scores.append(tile[row, latent])
+        counts.append(torch.bincount(row, minlength=len(tile)))
+    ends = torch.cat(counts).cumsum(0)
+    offsets = torch.cat([ends.new_zeros(1), ends])
+    return Selection(Support(offsets, torch.cat(latents), n_latents), torch.cat(scores))
+
+
+def _best(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
+    if len(candidates) <= count:
+        return candidates
+    return candidates[scores[candidates].topk(count, sorted=False).indices]
