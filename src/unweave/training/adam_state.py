@@ -1,12 +1,10 @@
 """A part and its optimiser's moments as named tensors, for checkpoints."""
 
 import torch
-from torch import Tensor
-
-from unweave.dictionaries.part import Part
+from torch import Tensor, nn
 
 
-def part_state(part: Part, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+def part_state(part: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
     """Weights and moments by name."""
     tensors = {f"part.{name}": tensor.detach() for name, tensor in part.state_dict().items()}
     for name, parameter in part.named_parameters():
@@ -15,7 +13,7 @@ def part_state(part: Part, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
     return tensors
 
 
-def restore_part(part: Part, optimizer: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
+def restore_part(part: nn.Module, optimizer: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
     """Put back what `part_state` took."""
     part.load_state_dict({name: tensors[f"part.{name}"] for name in part.state_dict()})
     for name, parameter in part.named_parameters():
