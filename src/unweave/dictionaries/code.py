@@ -28,7 +28,7 @@ class Support:
     """Which latents are active in each row, without their strengths."""
 
     def __init__(
-        self, offsets: Int[Tensor, " rows+1"], latent: Int[Tensor, " active"], n_latents: int
+        self, offsets: Int[Tensor, " ends"], latent: Int[Tensor, " active"], n_latents: int
     ) -> None:
         self.offsets, self.latent, self.n_latents = offsets, latent, n_latents
 
@@ -113,7 +113,7 @@ class SparseCode(NamedTuple):
         support = Support(_ends(counts), latent, codes[0].n_latents)
         return cls(support, torch.cat([code.value for code in codes]))
 
-    def rows(self, start: int, stop: int) -> "SparseCode":
+    def between(self, start: int, stop: int) -> "SparseCode":
         """The rows `start` to `stop`, in the order of a slice."""
         offsets = self.support.offsets[start : stop + 1]
         entries = slice(int(offsets[0]), int(offsets[-1]))
