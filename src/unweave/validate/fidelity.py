@@ -13,7 +13,7 @@ from unweave.errors import UserError
 def measure_fidelity(
     coder: Coder,
     x: Float[Tensor, "rows d_in"],
-    y: Float[Tensor, "rows d_out"],
+    y: Float[Tensor, "targets d_out"],
     *,
     batch: int = 4096,
 ) -> Fidelity:
