@@ -66,6 +66,7 @@ def test_pairs_fire_together_and_others_do_not() -> None:
     correlation = torch.corrcoef(fires.T)
     same = (group[:, None] == group[None]) & ~torch.eye(60, dtype=torch.bool)
     assert same.sum() == 60
+    assert (group[::2] != group[1::2]).any()
     assert correlation[same].min() > 0.3
     assert correlation[~same & ~torch.eye(60, dtype=torch.bool)].abs().max() < 0.05
 
