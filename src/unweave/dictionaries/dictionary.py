@@ -8,6 +8,7 @@ work on raw ones. Where latents are chosen (TopK and its kin) nothing dense but 
 exists; elsewhere `[rows, latents]` is unavoidable while training.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -87,7 +88,7 @@ class Dictionary(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Raw vectors in, raw vectors out; differentiable."""
         rows = self._rows(x)
-        normed, back = self._normalise(rows * self.input_scale)
+        normed, back = self.normalise(rows * self.input_scale)
         y = back(self.run(normed).y) / self.output_scale
         return y.view(*x.shape[:-1], self.spec.d_out)
 
@@ -131,7 +132,7 @@ class Dictionary(nn.Module):
         training = self.training
         self.eval()
         try:
-            rows, _ = self._normalise(self._rows(x) * self.input_scale)
+            rows, _ = self.normalise(self._rows(x) * self.input_scale)
             return self._code_of(rows - self.b_dec if self.spec.pre_bias else rows)
         finally:
             self.train(training)
@@ -156,6 +157,16 @@ class Dictionary(nn.Module):
     def directions(self) -> Float[Tensor, "latents d_out"]:
         """What one unit of each latent writes, in raw units."""
         return self.decoder().detach() / self.output_scale
+
+    def normalise(
+        self, x: Float[Tensor, "rows d_in"]
+    ) -> tuple[Float[Tensor, "rows d_in"], Callable[[Tensor], Tensor]]:
+        """Scaled rows as `run` expects them, and the way back for what it returns."""
+        if not self.spec.layer_norm:
+            return x, lambda y: y
+        mean = x.mean(1, keepdim=True)
+        size = (x - mean).square().mean(1, keepdim=True).sqrt() + 1e-5
+        return (x - mean) / size, lambda y: y * size + mean
 
     def rescale_(self, reads: list[float], writes: list[float]) -> None:
         """Set the scales of the ports, before training."""
@@ -196,13 +207,6 @@ class Dictionary(nn.Module):
                 f"({', '.join(p.site for p in self.spec.reads)}), not {x.shape[-1]}"
             )
         return x.reshape(-1, self.spec.d_in).to(self.W_dec.dtype)
-
-    def _normalise(self, rows: Tensor):  # type: ignore[no-untyped-def]
-        if not self.spec.layer_norm:
-            return rows, lambda y: y
-        mean = rows.mean(1, keepdim=True)
-        size = (rows - mean).square().mean(1, keepdim=True).sqrt() + 1e-5
-        return (rows - mean) / size, lambda y: y * size + mean
 
     def _chosen(self, read: Tensor, W_dec: Tensor) -> SparseCode:
         if isinstance(self.encoder, PursuitEncoder):

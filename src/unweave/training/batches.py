@@ -1,0 +1,166 @@
+"""Where training takes its batches from, each a function of the step alone.
+
+A run that was cut off asks for the next step's batch and gets what it would have got.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unweave.activations.window import Window
+from unweave.errors import UserError
+from unweave.subject import Subject
+from unweave.subject.running import Run
+
+
+@dataclass(frozen=True)
+class VectorBatch:
+    """Raw vectors; the same row of two sites is the same token."""
+
+    vectors: Mapping[str, Float[Tensor, "rows width"]]
+
+    def cat(self, sites: Sequence[str]) -> Float[Tensor, "rows width"]:
+        """Several sites beside each other."""
+        if len(sites) == 1:
+            return self.vectors[sites[0]]
+        return torch.cat([self.vectors[site] for site in sites], dim=1)
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Rows of text with what the original network does on them, computed once for all."""
+
+    subject: Subject
+    """The network, to be run again with dictionaries in place."""
+    rows: Int[Tensor, "rows pos"]
+    """Token ids."""
+    original: Run
+    """Its logits and the captured sites, [rows, pos, width]."""
+
+
+class VectorSource(Protocol):
+    """Batches of vectors."""
+
+    steps: int
+    """How many batches there are."""
+    batch: int
+    """Rows in each."""
+
+    def at(self, step: int) -> VectorBatch:
+        """The batch of one step."""
+        ...
+
+
+class ArraySource:
+    """Activations that lie in memory, visited in an order of their own in every epoch."""
+
+    def __init__(
+        self,
+        vectors: Mapping[str, Float[Tensor, "rows width"]],
+        *,
+        batch: int,
+        steps: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        sizes = {site: len(rows) for site, rows in vectors.items()}
+        if len(set(sizes.values())) != 1:
+            raise UserError(f"Sites must have as many vectors each, not {sizes}")
+        self._vectors, self.batch, self._seed, self._shuffle = vectors, batch, seed, shuffle
+        self._rows = next(iter(sizes.values()))
+        if self._rows < batch:
+            raise UserError(f"{self._rows} vectors do not fill one batch of {batch}")
+        self._per_epoch = self._rows // batch
+        self.steps = steps or self._per_epoch
+        self._order: tuple[int, Tensor] | None = None
+
+    def at(self, step: int) -> VectorBatch:
+        """The batch of one step; an epoch's last rows that fill no batch are left out."""
+        epoch, place = divmod(step, self._per_epoch)
+        mine = slice(place * self.batch, (place + 1) * self.batch)
+        if not self._shuffle:
+            return VectorBatch({site: rows[mine] for site, rows in self._vectors.items()})
+        drawn = self._epoch(epoch)[mine]
+        return VectorBatch({site: rows[drawn] for site, rows in self._vectors.items()})
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed((self._seed << 20) + epoch)
+            self._order = epoch, torch.randperm(self._rows, generator=generator)
+        return self._order[1]
+
+
+class Windows(Protocol):
+    """A harvester, or shards that one wrote."""
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        ...
+
+    def window(self, index: int) -> Window:
+        """One of them."""
+        ...
+
+    def vectors_in(self, index: int) -> int:
+        """How many vectors it holds per site."""
+        ...
+
+
+class WindowSource:
+    """Batches out of windows of text (`activations.window`), window by window."""
+
+    def __init__(self, windows: Windows, *, batch: int, epochs: int = 1) -> None:
+        self._windows, self.batch = windows, batch
+        sizes = [windows.vectors_in(i) // batch for i in range(windows.windows)]
+        if not sum(sizes):
+            raise UserError(f"No window of text fills a batch of {batch} vectors")
+        self._places = [
+            (i, b) for _ in range(epochs) for i, n in enumerate(sizes) for b in range(n)
+        ]
+        self.steps = len(self._places)
+        self._now: Window | None = None
+
+    def at(self, step: int) -> VectorBatch:
+        """The batch of one step; harvests its window if it is not the last one's."""
+        index, place = self._places[step]
+        if self._now is None or self._now.index != index:
+            self._now = self._windows.window(index)
+        drawn = self._now.order[place * self.batch : (place + 1) * self.batch]
+        return VectorBatch({site: rows[drawn] for site, rows in self._now.vectors.items()})
+
+
+class TokenSource:
+    """Rows of text drawn at random, with the original's logits and sites."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        tokens: Int[Tensor, "rows pos"],
+        *,
+        rows: int,
+        steps: int,
+        capture: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.subject, self._tokens, self.steps, self._seed = subject, tokens, steps, seed
+        self._rows, self._capture = rows, list(capture)
+
+    @cached_property
+    def batch(self) -> int:
+        """Tokens in a batch, the first position of each row left out."""
+        return self._rows * (self._tokens.shape[1] - 1)
+
+    def at(self, step: int) -> TokenBatch:
+        """The batch of one step."""
+        generator = torch.Generator().manual_seed((self._seed << 24) + step)
+        drawn = torch.randint(len(self._tokens), (self._rows,), generator=generator)
+        rows = self._tokens[drawn]
+        with torch.no_grad():
+            original = self.subject.run(rows, capture=self._capture)
+        return TokenBatch(self.subject, rows, original)

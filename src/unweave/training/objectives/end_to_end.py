@@ -1,0 +1,105 @@
+"""End-to-end objectives (Braun, Taylor, Goldowsky-Dill, Sharkey 2024, 2405.12241).
+
+    loss = kl KL(original || spliced) + penalties
+           + downstream / (number of later sites) sum over later sites of the spliced stream's error
+
+The dictionaries stand in the running network and are judged by what it then predicts. With several
+dictionaries a step may leave out a random part of them (`mixed`), because what is trained in one
+splice mode fails in the others.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
+from torch import Tensor
+
+from unweave.dictionaries.dictionary import Dictionary
+from unweave.training.batches import TokenBatch
+from unweave.training.dead import AuxK, auxk_loss
+from unweave.training.objectives.loss import Loss, State, Watched
+from unweave.training.objectives.splice import Splice
+from unweave.training.penalties.weighted import Steering
+
+
+class EndToEnd(BaseModel):
+    """The network's output, and optionally what later sites hold, with dictionaries in place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["end_to_end"] = "end_to_end"
+    kl: NonNegativeFloat = 1.0
+    """Weight of KL(original || spliced), nats per token."""
+    downstream: NonNegativeFloat = 0.0
+    """Weight shared out over the sites in `downstream_sites`."""
+    downstream_sites: tuple[str, ...] = ()
+    """Sites after the dictionaries whose vectors should stay as they were."""
+    relative: bool = True
+    """Measure a site's error relative to each vector's squared norm; else per coordinate, as the
+    paper's code does."""
+    local: NonNegativeFloat = 0.0
+    """Weight of each dictionary's own relative reconstruction error."""
+    mixed: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps in which each dictionary stands in with probability one half."""
+
+    def loss(
+        self,
+        dictionaries: Mapping[str, Dictionary],
+        batch: TokenBatch,
+        state: State,
+        steering: Mapping[str, Steering],
+        auxk: AuxK | None,
+    ) -> Loss:
+        """One pass of the network with the dictionaries in place."""
+        placed = self._drawn(dictionaries, state.step)
+        splice = Splice(placed)
+        spliced = splice.run(batch.subject, batch.rows, capture=self.downstream_sites)
+        assert spliced.logits is not None
+        assert batch.original.logits is not None
+        kl = kl_per_token(batch.original.logits[:, 1:], spliced.logits[:, 1:]).mean()
+        gaps = [
+            self._gap(batch.original.sites[site], spliced.sites[site])
+            for site in self.downstream_sites
+        ]
+        down = torch.stack(gaps).mean() if gaps else kl.new_zeros(())
+        total = self.kl * kl + self.downstream * down
+        log = {"kl": kl.item(), "downstream": down.item()}
+        watched = splice.seen
+        for name, seen in watched.items():
+            charged = steering[name].charge(dictionaries[name], seen.passed, state.done)
+            error = (seen.passed.y - seen.y).square().sum(1)
+            spread = (seen.y - seen.y.mean(0)).square().sum(1).mean().detach().clamp_min(1e-12)
+            total = total + charged.total / seen.y.shape[1] + self.local * error.mean() / spread
+            total = total + self._revival(dictionaries[name], seen, state.dead[name], auxk)
+            log[f"{name}.penalty"] = charged.total.item()
+            log[f"{name}.penalty_weight"] = charged.weight
+        return Loss(total, watched, log)
+
+    def _drawn(self, dictionaries: Mapping[str, Dictionary], step: int) -> Mapping[str, Dictionary]:
+        generator = torch.Generator().manual_seed(step)
+        if torch.rand((), generator=generator) >= self.mixed:
+            return dictionaries
+        keep = torch.rand(len(dictionaries), generator=generator) < 0.5
+        chosen = {k: d for (k, d), on in zip(dictionaries.items(), keep, strict=True) if on}
+        return chosen or dictionaries
+
+    def _gap(self, original: Tensor, spliced: Tensor) -> Tensor:
+        gap = (spliced[:, 1:] - original[:, 1:]).square()
+        if not self.relative:
+            return gap.mean()
+        return (gap.sum(-1) / original[:, 1:].square().sum(-1).clamp_min(1e-12)).mean()
+
+    def _revival(
+        self, dictionary: Dictionary, seen: Watched, dead: Tensor, auxk: AuxK | None
+    ) -> Tensor:
+        if auxk is None or not auxk.weight or not bool(dead.any()):
+            return seen.y.new_zeros(())
+        missing = (seen.y - seen.passed.y).detach()
+        return auxk.weight * auxk_loss(dictionary, seen.x, missing, dead, auxk.k)
+
+
+def kl_per_token(original: Tensor, spliced: Tensor) -> Tensor:
+    """KL(original || spliced) in nats, [..., vocab] to [...]."""
+    p, q = original.float().log_softmax(-1), spliced.float().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)

@@ -1,0 +1,80 @@
+"""Dictionaries in the running network: each reads the spliced stream and writes back into it."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from unweave.dictionaries.dictionary import Dictionary, Pass
+from unweave.subject import Subject
+from unweave.subject.running import Run
+from unweave.training.objectives.loss import Watched
+
+
+class Splice:
+    """One forward pass with dictionaries at their sites.
+
+    Position 0 is left as it was: every row has the same vector there, often an enormous one. What
+    several dictionaries write to one site is added up (cross-layer transcoders). Each is watched
+    against what the network itself computes at the sites it writes, from the same spliced input.
+    """
+
+    def __init__(self, dictionaries: Mapping[str, Dictionary]) -> None:
+        self._dictionaries = dictionaries
+        self._read: dict[str, Tensor] = {}
+        self._target: dict[str, Tensor] = {}
+        self._done: dict[str, tuple[Tensor, Pass, list[Tensor]]] = {}
+
+    def run(self, subject: Subject, rows: Tensor, *, capture: Sequence[str] = ()) -> Run:
+        """Run with gradients to the dictionaries."""
+        self._read, self._target, self._done = {}, {}, {}
+        writers: dict[str, list[tuple[str, int]]] = {}
+        for name, dictionary in self._dictionaries.items():
+            for place, port in enumerate(dictionary.spec.writes):
+                writers.setdefault(port.site, []).append((name, place))
+        read = {port.site for d in self._dictionaries.values() for port in d.spec.reads}
+        replace = {
+            site: self._visit(site, site in read, writers.get(site, []))
+            for site in read | set(writers)
+        }
+        with torch.enable_grad():
+            return subject.run(rows, capture=list(capture), replace=replace)
+
+    @property
+    def seen(self) -> dict[str, Watched]:
+        """What each dictionary did in the last run."""
+        found = {}
+        for name, (x, passed, _) in self._done.items():
+            dictionary = self._dictionaries[name]
+            y = torch.cat([self._target[port.site] for port in dictionary.spec.writes], dim=1)
+            y = x if dictionary.spec.layer_norm else y.float() * dictionary.output_scale
+            found[name] = Watched(x.detach(), y.detach(), passed)
+        return found
+
+    def _visit(
+        self, site: str, read: bool, writers: list[tuple[str, int]]
+    ) -> Callable[[Tensor], Tensor]:
+        def visit(tensor: Tensor) -> Tensor:
+            inside = tensor[:, 1:].flatten(2).flatten(0, 1)
+            if read:
+                self._read[site] = inside
+            if not writers:
+                return tensor
+            self._target[site] = inside
+            total = torch.stack([self._output(name)[place] for name, place in writers]).sum(0)
+            back = total.view(tensor.shape[0], -1, *tensor.shape[2:])
+            return torch.cat([tensor[:, :1], back.to(tensor.dtype)], dim=1)
+
+        return visit
+
+    def _output(self, name: str) -> list[Tensor]:
+        """What a dictionary writes to each of its sites, computed at the first of them."""
+        if name not in self._done:
+            dictionary = self._dictionaries[name]
+            spec = dictionary.spec
+            x = torch.cat([self._read[port.site] for port in spec.reads], dim=1).float()
+            x, back = dictionary.normalise(x * dictionary.input_scale)
+            passed = dictionary.run(x)
+            raw = back(passed.y) / dictionary.output_scale
+            self._done[name] = x, passed, list(raw.split([p.width for p in spec.writes], dim=1))
+        return self._done[name][2]

@@ -1,0 +1,207 @@
+"""One set of dictionaries that shares an objective, with its optimiser and its dead latents."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from torch import Tensor
+
+from unweave.activations.scale import unit_scale
+from unweave.dictionaries.dictionary import Dictionary
+from unweave.dictionaries.initial import Start, initialise_
+from unweave.dictionaries.metrics import FidelitySums, fidelity_of, fidelity_sums
+from unweave.training.adam_state import part_state, restore_part
+from unweave.training.batches import VectorBatch
+from unweave.training.dead import DeadLatents, Silence, resample_
+from unweave.training.objectives.end_to_end import EndToEnd
+from unweave.training.objectives.local import Local
+from unweave.training.objectives.loss import Loss, State
+from unweave.training.penalties.weighted import Penalty, Steering
+from unweave.training.schedule import Schedule
+
+Objective = Annotated[Local | EndToEnd, Field(discriminator="kind")]
+
+
+class TraineeSettings(BaseModel):
+    """How one set of dictionaries is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    objective: Objective = Local()
+    """What is made small."""
+    penalties: tuple[Penalty, ...] = ()
+    """What makes latents sparse, for activations that do not choose them."""
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate of Adam."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's memory."""
+    schedule: Schedule = Schedule()
+    """How the rate moves."""
+    clip: PositiveFloat | None = 1.0
+    """Largest norm of the gradient, in units of sqrt(width written) so that it does not depend on
+    the scale of the data; None: no clipping."""
+    start: Start = Start()
+    """Where the weights start."""
+    scale: bool = True
+    """Scale every site so that the median norm of its vectors is sqrt(width)."""
+    dead: DeadLatents = DeadLatents()
+    """What is done for latents that fall silent."""
+    k_from: PositiveFloat | None = None
+    """TopK and BatchTopK: begin with this many times k latents and come down to k ..."""
+    k_until: float = Field(default=0.25, gt=0, le=1)
+    """... at this share of the run."""
+
+
+class Trainee:
+    """Dictionaries of one objective while they train; use `trainer.train` unless you step alone."""
+
+    def __init__(
+        self,
+        dictionaries: Mapping[str, Dictionary],
+        settings: TraineeSettings,
+        *,
+        steps: int,
+        batch: int,
+        seed: int = 0,
+        name: str = "dictionary",
+    ) -> None:
+        self.dictionaries, self.settings, self.name = dict(dictionaries), settings, name
+        self.steps, self._batch, self._seed, self.step_index = steps, batch, seed, 0
+        self.modules = torch.nn.ModuleDict(
+            {key.replace(".", "/"): dictionary for key, dictionary in dictionaries.items()}
+        )
+        self.optimizer = torch.optim.Adam(
+            self.modules.parameters(), lr=settings.lr, betas=settings.betas, fused=True
+        )
+        self.silence = {k: Silence(d.n_latents) for k, d in dictionaries.items()}
+        self.steering = {k: Steering(settings.penalties) for k in dictionaries}
+        self._sums: dict[str, FidelitySums] = {}
+        self._log: dict[str, float] = {}
+        self._k = {
+            key: d.activation.k for key, d in dictionaries.items() if hasattr(d.activation, "k")
+        }
+
+    def begin(self, batch: VectorBatch) -> None:
+        """Set scales and first weights from the run's first vectors."""
+        for place, dictionary in enumerate(self.dictionaries.values()):
+            spec = dictionary.spec
+            if self.settings.scale:
+                reads = [unit_scale(batch.vectors[p.site]) for p in spec.reads]
+                writes = [unit_scale(batch.vectors[p.site]) for p in spec.writes]
+                dictionary.rescale_(reads, writes)
+            x = batch.cat([p.site for p in spec.reads]) * dictionary.input_scale
+            y = batch.cat([p.site for p in spec.writes]) * dictionary.output_scale
+            if spec.layer_norm:
+                x = y = dictionary.normalise(x)[0]
+            initialise_(dictionary, x, y, self.settings.start, seed=self._seed + 7919 * place)
+            if spec.decoder == "unit":
+                dictionary.unit_decoder_()
+
+    def step(self, batch: Any) -> Loss:
+        """One update on a batch that the objective understands."""
+        self.modules.train()
+        self._anneal_k()
+        limit = self.settings.dead.silent_share * self.steps * self._batch
+        dead = {
+            key: silence.dead(limit) & self._revivable(key) for key, silence in self.silence.items()
+        }
+        state = State(self.step_index, self.step_index / max(self.steps, 1), dead)
+        auxk = self.settings.dead.auxk
+        loss = self.settings.objective.loss(self.dictionaries, batch, state, self.steering, auxk)
+        self.optimizer.zero_grad()
+        loss.total.backward()
+        self._update()
+        self._note(loss, dead)
+        self.step_index += 1
+        return loss
+
+    def report(self) -> dict[str, float]:
+        """What has been seen since the last report: fidelity of every dictionary, loss's parts."""
+        found: dict[str, float] = dict(self._log)
+        for key, sums in self._sums.items():
+            fidelity = fidelity_of(sums)
+            for field in ("l0", "mse", "fvu", "cosine", "l2_ratio", "gamma", "alive"):
+                found[f"{key}.{field}"] = getattr(fidelity, field)
+        self._sums, self._log = {}, {}
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, by name."""
+        tensors = part_state(self.modules, self.optimizer)
+        tensors |= {f"silent.{key}": silence.since for key, silence in self.silence.items()}
+        tensors |= {f"steering.{key}": s.log_factor for key, s in self.steering.items()}
+        tensors |= {
+            f"scales.{key}.{side}": torch.tensor(
+                [port.scale for port in getattr(dictionary.spec, side)], dtype=torch.float64
+            )
+            for key, dictionary in self.dictionaries.items()
+            for side in ("reads", "writes")
+        }
+        return tensors | {"step": torch.tensor(self.step_index)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on exactly where `state()` was taken."""
+        restore_part(self.modules, self.optimizer, tensors)
+        for key, dictionary in self.dictionaries.items():
+            self.silence[key].since = tensors[f"silent.{key}"].clone()
+            self.steering[key].log_factor = tensors[f"steering.{key}"].clone()
+            reads, writes = (tensors[f"scales.{key}.{s}"].tolist() for s in ("reads", "writes"))
+            dictionary.rescale_(reads, writes)
+        self.step_index = int(tensors["step"])
+
+    def _revivable(self, key: str) -> bool:
+        # What revives a latent rewrites its encoder row, which other encoders share or lack.
+        return self.dictionaries[key].spec.encoder.kind in ("linear", "switch")
+
+    def _anneal_k(self) -> None:
+        share = self.step_index / max(1.0, self.settings.k_until * self.steps)
+        for key, k in self._k.items():
+            factor = 1.0
+            if self.settings.k_from is not None:
+                factor += (self.settings.k_from - 1) * max(0.0, 1 - share)
+            dictionary = self.dictionaries[key]
+            dictionary.activation.k = min(round(k * factor), dictionary.n_latents)
+
+    def _update(self) -> None:
+        for dictionary in self.dictionaries.values():
+            if dictionary.spec.decoder == "unit" and dictionary.W_dec.grad is not None:
+                # What would only lengthen a row is undone after the step: keep it out of Adam too.
+                W_dec, grad = dictionary.W_dec.detach(), dictionary.W_dec.grad
+                grad.sub_((grad * W_dec).sum(1, keepdim=True) * W_dec)
+        if self.settings.clip is not None:
+            width = max(d.spec.d_out for d in self.dictionaries.values())
+            torch.nn.utils.clip_grad_norm_(
+                self.modules.parameters(), self.settings.clip * width**0.5
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * self.settings.schedule.at(self.step_index, self.steps)
+        self.optimizer.step()
+        for dictionary in self.dictionaries.values():
+            if dictionary.spec.decoder == "unit":
+                dictionary.unit_decoder_()
+
+    @torch.no_grad()
+    def _note(self, loss: Loss, dead: Mapping[str, Tensor]) -> None:
+        self._log = loss.log
+        resample = self.settings.dead.resample
+        due = resample is not None and self.step_index in {
+            int(share * self.steps) for share in resample.at
+        }
+        for key, seen in loss.watched.items():
+            code = seen.passed.sparse_code
+            self.silence[key].note(code)
+            sums = fidelity_sums(seen.y, seen.passed.y, code)
+            self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+            if due and resample is not None:
+                revived = resample_(
+                    self.dictionaries[key],
+                    self.optimizer,
+                    seen.x,
+                    seen.y - seen.passed.y,
+                    dead[key],
+                    height=resample.height,
+                    generator=torch.Generator().manual_seed(self._seed + self.step_index),
+                )
+                self.silence[key].since[dead[key]] = 0
+                self._log[f"{key}.revived"] = float(revived)
