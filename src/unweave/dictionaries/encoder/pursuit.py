@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unweave.dictionaries.activation.settings import Chosen
 from unweave.dictionaries.code import SparseCode
+from unweave.dictionaries.kernels.select import TILE_ROWS
 
 
 class Pursuit(Chosen):
@@ -34,17 +35,20 @@ class PursuitEncoder(nn.Module):
     ) -> SparseCode:
         """Code of rows from which `b_dec` has been taken; rows of `W_dec` have unit norm.
 
-        A latent may be chosen twice; its entries then add up.
+        A latent may be chosen twice: its first entry then holds the sum, its later ones zero.
         """
-        residual, latents, values = x, [], []
+        residual, latents, values, firsts = x, [], [], []
         for _ in range(k):
             with torch.no_grad():
-                latent = (residual @ W_dec.T).argmax(1)
+                tiles = [(tile @ W_dec.T).argmax(1) for tile in residual.split(TILE_ROWS)]
+                latent = torch.cat(tiles)
             atom = W_dec[latent]
             value = torch.relu((residual * atom).sum(1))
             residual = residual - value[:, None] * atom
             latents.append(latent)
             values.append(value)
-        return SparseCode.from_topk(
-            torch.stack(latents, 1), torch.stack(values, 1), n_latents=len(W_dec)
-        )
+            again = torch.stack(latents, 1) == latent[:, None]
+            firsts.append(again.int().argmax(1))
+        chosen = torch.stack(values, 1)
+        summed = torch.zeros_like(chosen).scatter_add(1, torch.stack(firsts, 1), chosen)
+        return SparseCode.from_topk(torch.stack(latents, 1), summed, n_latents=len(W_dec))

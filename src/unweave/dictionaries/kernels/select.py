@@ -83,7 +83,7 @@ def above(
     """Every score that exceeds its latent's threshold."""
     latents, scores, counts = [], [], []
     n_latents = 0
-    for start in range(0, len(x), TILE_ROWS):
+    for start in range(0, max(len(x), 1), TILE_ROWS):
         tile = scorer(x[start : start + TILE_ROWS])
         n_latents = tile.shape[1]
         row, latent = (tile > threshold).nonzero(as_tuple=True)

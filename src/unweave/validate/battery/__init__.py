@@ -1,0 +1,1 @@
+"""The checks that `check_dictionary` runs, by who makes the promise."""
