@@ -2,7 +2,8 @@
 
     score = (sqrt(F) - ||u||_1 / ||u||_2) / (sqrt(F) - 1)
 
-One for a single latent, zero for all alike. The penalty is one minus the score: it never pushes all activations down together.
+One for a single latent, zero for all alike. The penalty is one minus the score: it never pushes all
+activations down together.
 """
 
 import math
