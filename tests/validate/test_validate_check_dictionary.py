@@ -75,7 +75,6 @@ SPECS |= {
     "kronecker-topk": coder_of(TopK(k=3), encoder=Kronecker(left=4, right=3)),
     "kronecker-batchtopk": coder_of(BatchTopK(k=3), encoder=Kronecker(left=4, right=3)),
     "kronecker-relu": coder_of(ReLU(), encoder=Kronecker(left=4, right=3)),
-    "pursuit-again": coder_of(TopK(k=12), encoder=Pursuit(), pre_bias=True),
     "pursuit": coder_of(TopK(k=3), encoder=Pursuit(), pre_bias=True),
 }
 
@@ -107,7 +106,9 @@ def test_every_dictionary_keeps_its_promises(name: str) -> None:
 
 
 def test_a_pursuit_that_comes_back_to_a_latent_adds_up() -> None:
-    dictionary = filled(SPECS["pursuit-again"])
+    spec = coder_of(TopK(k=12), encoder=Pursuit(), pre_bias=True)
+    assert "code_is_ragged" not in failures(lambda: filled(spec))
+    dictionary = filled(spec)
     x = torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(1))
     code = dictionary.encode(x)
     assert (code.value == 0).any()
