@@ -135,6 +135,7 @@ def test_shards_hold_the_windows(subject, workers, tmp_path):
     assert shards.windows == 3
     for i in range(3):
         window, kept = h.window(i), shards.window(i)
+        assert shards.vectors_in(i) == h.vectors_in(i) == len(kept.order)
         assert torch.equal(kept.order, window.order)
         assert all(torch.equal(kept.vectors[s], window.vectors[s]) for s in SITES)
 

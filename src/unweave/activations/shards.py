@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from unweave.activations.window import Harvester, Window
-from unweave.artifact.tensors import load_tensors, save_tensors
+from unweave.artifact.tensors import load_tensors, save_tensors, tensor_shapes
 from unweave.errors import UserError
 from unweave.progress import QUIET, Progress
 
@@ -41,6 +41,10 @@ class Shards:
     def windows(self) -> int:
         """How many windows there are."""
         return len(self._paths)
+
+    def vectors_in(self, index: int) -> int:
+        """How many vectors a window holds per site; only the file's header is read."""
+        return tensor_shapes(self._paths[index])[_ORDER][0]
 
     def window(self, index: int) -> Window:
         """Read one window."""

@@ -6,7 +6,7 @@ A run that was cut off asks for the next step's batch and gets what it would hav
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,7 @@ class TokenBatch:
     """Its logits and the captured sites, [rows, pos, width]."""
 
 
+@runtime_checkable
 class VectorSource(Protocol):
     """Batches of vectors."""
 
@@ -95,6 +96,7 @@ class ArraySource:
         return self._order[1]
 
 
+@runtime_checkable
 class Windows(Protocol):
     """A harvester, or shards that one wrote."""
 

@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from unweave.artifact.atomic import new_file
 from unweave.errors import UserError
 from unweave.training.checkpoint import Metrics
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """An experiment tracker's run."""
 

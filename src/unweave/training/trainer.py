@@ -7,7 +7,7 @@ checkpoint ends in the same bits.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
@@ -33,6 +33,7 @@ class TrainSettings(BaseModel):
     """When given, training stops early once nothing gets better any more."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Batches by step."""
 
