@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 from torch import Tensor
 
 from unweave.dictionaries.dictionary import Dictionary
+from unweave.errors import UserError
 from unweave.training.batches import TokenBatch
 from unweave.training.dead import AuxK, auxk_loss
+from unweave.training.objectives.divergence import mean_kl
 from unweave.training.objectives.loss import Loss, State, Watched
 from unweave.training.objectives.splice import Splice
 from unweave.training.penalties.weighted import Steering
@@ -51,13 +53,20 @@ class EndToEnd(BaseModel):
         steering: Mapping[str, Steering],
         auxk: AuxK | None,
     ) -> Loss:
-        """One pass of the network with the dictionaries in place."""
+        """One pass of the network with the dictionaries in place.
+
+        Raises:
+            UserError: the batch was taken without one of the `downstream_sites`.
+        """
+        self._check(batch)
         placed = self._drawn(dictionaries, state.step)
         splice = Splice(placed)
         spliced = splice.run(batch.subject, batch.rows, capture=self.downstream_sites)
         assert spliced.logits is not None
         assert batch.original.logits is not None
-        kl = kl_per_token(batch.original.logits[:, 1:], spliced.logits[:, 1:]).mean()
+        kl = mean_kl(
+            batch.original.logits[:, 1:].flatten(0, 1), spliced.logits[:, 1:].flatten(0, 1)
+        )
         gaps = [
             self._gap(batch.original.sites[site], spliced.sites[site])
             for site in self.downstream_sites
@@ -76,6 +85,14 @@ class EndToEnd(BaseModel):
             log[f"{name}.penalty_weight"] = charged.weight
         return Loss(total, watched, log)
 
+    def _check(self, batch: TokenBatch) -> None:
+        lacking = [site for site in self.downstream_sites if site not in batch.original.sites]
+        if lacking:
+            raise UserError(
+                f"the original's {', '.join(lacking)} are missing from the batch: name every "
+                "downstream site in the token source's `capture`"
+            )
+
     def _drawn(self, dictionaries: Mapping[str, Dictionary], step: int) -> Mapping[str, Dictionary]:
         generator = torch.Generator().manual_seed(step)
         if torch.rand((), generator=generator) >= self.mixed:
@@ -85,10 +102,12 @@ class EndToEnd(BaseModel):
         return chosen or dictionaries
 
     def _gap(self, original: Tensor, spliced: Tensor) -> Tensor:
-        gap = (spliced[:, 1:] - original[:, 1:]).square()
+        # A bfloat16 subject's squares and sums would keep three digits.
+        kept, now = _wide(original[:, 1:]), _wide(spliced[:, 1:])
+        gap = (now - kept).square()
         if not self.relative:
             return gap.mean()
-        return (gap.sum(-1) / original[:, 1:].square().sum(-1).clamp_min(1e-12)).mean()
+        return (gap.sum(-1) / kept.square().sum(-1).clamp_min(1e-12)).mean()
 
     def _revival(
         self, dictionary: Dictionary, seen: Watched, dead: Tensor, auxk: AuxK | None
@@ -99,7 +118,5 @@ class EndToEnd(BaseModel):
         return auxk.weight * auxk_loss(dictionary, seen.x, missing, dead, auxk.k)
 
 
-def kl_per_token(original: Tensor, spliced: Tensor) -> Tensor:
-    """KL(original || spliced) in nats, [..., vocab] to [...]."""
-    p, q = original.float().log_softmax(-1), spliced.float().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

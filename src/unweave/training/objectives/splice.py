@@ -26,7 +26,7 @@ class Splice:
         self._done: dict[str, tuple[Tensor, Pass, list[Tensor]]] = {}
 
     def run(self, subject: Subject, rows: Tensor, *, capture: Sequence[str] = ()) -> Run:
-        """Run with gradients to the dictionaries."""
+        """Run; gradients reach the dictionaries where they are enabled."""
         self._read, self._target, self._done = {}, {}, {}
         writers: dict[str, list[tuple[str, int]]] = {}
         for name, dictionary in self._dictionaries.items():
@@ -37,8 +37,7 @@ class Splice:
             site: self._visit(site, site in read, writers.get(site, []))
             for site in read | set(writers)
         }
-        with torch.enable_grad():
-            return subject.run(rows, capture=list(capture), replace=replace)
+        return subject.run(rows, capture=list(capture), replace=replace)
 
     @property
     def seen(self) -> dict[str, Watched]:
@@ -47,7 +46,8 @@ class Splice:
         for name, (x, passed, _) in self._done.items():
             dictionary = self._dictionaries[name]
             y = torch.cat([self._target[port.site] for port in dictionary.spec.writes], dim=1)
-            y = x if dictionary.spec.layer_norm else y.float() * dictionary.output_scale
+            scale = dictionary.output_scale
+            y = x if dictionary.spec.layer_norm else y.to(scale.dtype) * scale
             found[name] = Watched(x.detach(), y.detach(), passed)
         return found
 
@@ -72,7 +72,8 @@ class Splice:
         if name not in self._done:
             dictionary = self._dictionaries[name]
             spec = dictionary.spec
-            x = torch.cat([self._read[port.site] for port in spec.reads], dim=1).float()
+            x = torch.cat([self._read[port.site] for port in spec.reads], dim=1)
+            x = x.to(dictionary.W_dec.dtype)
             x, back = dictionary.normalise(x * dictionary.input_scale)
             passed = dictionary.run(x)
             raw = back(passed.y) / dictionary.output_scale
