@@ -8,6 +8,7 @@ from cyclopts import App, CycloptsError
 
 from unweave._version import __version__
 from unweave.cli.check import check
+from unweave.cli.convert import convert
 from unweave.cli.decompile import decompile
 from unweave.cli.printable import printable
 from unweave.cli.report import report
@@ -30,7 +31,7 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
 )
-for command in (subjects, texts, decompile, report, check):
+for command in (subjects, texts, decompile, report, check, convert):
     app.command(command)
 
 
