@@ -19,7 +19,7 @@ from unweave.dictionaries.code import SparseCode, Support
 from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
 from unweave.dictionaries.encoder.pursuit import PursuitEncoder
 from unweave.dictionaries.kernels.ragged import over_latents, write
-from unweave.dictionaries.kernels.select import TILE_ROWS
+from unweave.dictionaries.kernels.select import TILE_ROWS, Selection
 from unweave.dictionaries.kernels.sparse import product_dtype
 from unweave.errors import UserError
 
@@ -92,12 +92,16 @@ class Dictionary(nn.Module):
         y = back(self.run(normed).y) / self.output_scale
         return y.view(*x.shape[:-1], self.spec.d_out)
 
-    def run(self, x: Float[Tensor, "rows d_in"]) -> Pass:
-        """One pass over scaled vectors (and normalised, where the spec says so)."""
+    def run(self, x: Float[Tensor, "rows d_in"], chosen: Selection | None = None) -> Pass:
+        """One pass over scaled vectors (and normalised, where the spec says so).
+
+        `chosen` holds the active latents where somebody else has selected them, as happens when
+        several dictionaries share out a batch's latents (`dictionaries.cross_layer`).
+        """
         read = x - self.b_dec if self.spec.pre_bias else x
         W_dec = self.decoder()
         if self.spec.sparse:
-            code = self._chosen(read, W_dec)
+            code = self._chosen(read, W_dec, chosen)
             prefixes = self._prefixes(code, W_dec) if self.spec.nesting else None
             y = write(code.value, W_dec, code.support) if prefixes is None else prefixes[:, -1]
             return Pass(self._offset(y, x), code, None, None, self._shifted(prefixes, x))
@@ -197,6 +201,8 @@ class Dictionary(nn.Module):
             raise UserError(f"{self.spec.name}: only linear encoders with ReLU can be folded")
         length = self.W_dec.norm(dim=1).clamp_min(1e-12)
         self.W_dec /= length[:, None]
+        if self.spec.decoder == "normalised":
+            return  # its lengths were never used
         self.encoder.W_enc *= length[:, None]
         self.encoder.b_enc *= length
 
@@ -208,14 +214,14 @@ class Dictionary(nn.Module):
             )
         return x.reshape(-1, self.spec.d_in).to(self.W_dec.dtype)
 
-    def _chosen(self, read: Tensor, W_dec: Tensor) -> SparseCode:
+    def _chosen(self, read: Tensor, W_dec: Tensor, chosen: Selection | None = None) -> SparseCode:
         if isinstance(self.encoder, PursuitEncoder):
             return self.encoder.pursue(read, W_dec, self.activation.k)
         # Selection does not notice bfloat16; what is measured after training is exact.
         able = self.training and read.dtype == torch.float32 and read.device.type == "cpu"
         dtype = product_dtype() if able else read.dtype
         scorer = self.encoder.scorer(dtype)
-        support, score = self.activation.select(scorer, read.detach(), self.n_latents)
+        support, score = chosen or self.activation.select(scorer, read.detach(), self.n_latents)
         value = self.activation.value(self.encoder.at(read, support, score))
         return SparseCode(support, value)
 

@@ -18,8 +18,8 @@ class Start(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     decoder: Literal["random", "uniform", "data"] = "random"
-    """Directions of decoder rows: random; U(-1, 1) / sqrt(n) per entry (Anthropic 2025, whose
-    lengths are kept); data points from which the mean is taken."""
+    """Directions of decoder rows: random; U(-1, 1) / sqrt(width) per entry (Anthropic 2025,
+    whose lengths are kept); data points from which the mean is taken."""
     decoder_norm: PositiveFloat = 1.0
     """Length of a decoder row where it is free."""
     encoder: PositiveFloat = 1.0
@@ -71,8 +71,8 @@ def initialise_(
         encoder *= start.encoder
     _fill_encoder(dictionary, encoder, read.mean(0), generator)
     if start.fires is not None and hasattr(dictionary.encoder, "W_enc"):
-        some = read[:4096] @ dictionary.W_enc.T
-        level = some.quantile(1 - start.fires, dim=0) if len(some) else some.new_zeros(())
+        some = dictionary.W_enc @ read[:4096].T
+        level = some.quantile(1 - start.fires, dim=1) if len(read) else some.new_zeros(())
         threshold = getattr(dictionary.activation, "threshold", 0.0)
         dictionary.b_enc.copy_(threshold - level)
 
@@ -87,7 +87,7 @@ def _directions(
     W_dec: Tensor, y: Tensor, drawn: Tensor, start: Start, generator: torch.Generator
 ) -> Tensor:
     if start.decoder == "uniform":
-        bound = 1 / math.sqrt(W_dec.shape[0])
+        bound = 1 / math.sqrt(W_dec.shape[1])
         return (2 * torch.rand(W_dec.shape, generator=generator) - 1) * bound
     if start.decoder == "data":
         return _unit(y[drawn] - y.mean(0)) * start.decoder_norm
