@@ -8,19 +8,24 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
 from unweave.activations.scale import unit_scale
+from unweave.dictionaries.cross_layer import offset_masks
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.initial import Start, initialise_
 from unweave.dictionaries.metrics import FidelitySums, fidelity_of, fidelity_sums
 from unweave.training.adam_state import part_state, restore_part
 from unweave.training.batches import VectorBatch
 from unweave.training.dead import DeadLatents, Silence, resample_
+from unweave.training.objectives.cross_layer import CrossLayer
 from unweave.training.objectives.end_to_end import EndToEnd
 from unweave.training.objectives.local import Local
 from unweave.training.objectives.loss import Loss, State
 from unweave.training.penalties.weighted import Penalty, Steering
 from unweave.training.schedule import Schedule
 
-Objective = Annotated[Local | EndToEnd, Field(discriminator="kind")]
+_WATCH_EVERY = 8
+"""Fidelity is summed up in every eighth step: in all of them it would cost a tenth of the time."""
+
+Objective = Annotated[Local | EndToEnd | CrossLayer, Field(discriminator="kind")]
 
 
 class TraineeSettings(BaseModel):
@@ -41,8 +46,8 @@ class TraineeSettings(BaseModel):
     clip: PositiveFloat | None = 1.0
     """Largest norm of the gradient, in units of sqrt(width written) so that it does not depend on
     the scale of the data; None: no clipping."""
-    start: Start = Start()
-    """Where the weights start."""
+    start: Start | None = Start()
+    """Where the weights start; None: weights and scales stay as they come."""
     scale: bool = True
     """Scale every site so that the median norm of its vectors is sqrt(width)."""
     dead: DeadLatents = DeadLatents()
@@ -74,8 +79,12 @@ class Trainee:
         self.optimizer = torch.optim.Adam(
             self.modules.parameters(), lr=settings.lr, betas=settings.betas, fused=True
         )
+        # Where writes add up, a site's offset stands in one dictionary alone.
+        adds_up = settings.objective.kind != "local"
+        self._offsets = offset_masks(self.dictionaries) if adds_up else {}
         self.silence = {k: Silence(d.n_latents) for k, d in dictionaries.items()}
         self.steering = {k: Steering(settings.penalties) for k in dictionaries}
+        self._limit = settings.dead.silent_share * steps * batch
         self._sums: dict[str, FidelitySums] = {}
         self._log: dict[str, float] = {}
         self._k = {
@@ -84,6 +93,8 @@ class Trainee:
 
     def begin(self, batch: VectorBatch) -> None:
         """Set scales and first weights from the run's first vectors."""
+        if self.settings.start is None:
+            return
         for place, dictionary in enumerate(self.dictionaries.values()):
             spec = dictionary.spec
             if self.settings.scale:
@@ -97,14 +108,16 @@ class Trainee:
             initialise_(dictionary, x, y, self.settings.start, seed=self._seed + 7919 * place)
             if spec.decoder == "unit":
                 dictionary.unit_decoder_()
+        for key, mask in self._offsets.items():
+            self.dictionaries[key].b_dec.data.mul_(mask)
 
     def step(self, batch: Any) -> Loss:
         """One update on a batch that the objective understands."""
         self.modules.train()
         self._anneal_k()
-        limit = self.settings.dead.silent_share * self.steps * self._batch
         dead = {
-            key: silence.dead(limit) & self._revivable(key) for key, silence in self.silence.items()
+            key: silence.dead(self._limit) & self._revivable(key)
+            for key, silence in self.silence.items()
         }
         state = State(self.step_index, self.step_index / max(self.steps, 1), dead)
         auxk = self.settings.dead.auxk
@@ -121,8 +134,9 @@ class Trainee:
         found: dict[str, float] = dict(self._log)
         for key, sums in self._sums.items():
             fidelity = fidelity_of(sums)
-            for field in ("l0", "mse", "fvu", "cosine", "l2_ratio", "gamma", "alive"):
+            for field in ("l0", "mse", "fvu", "cosine", "l2_ratio", "gamma"):
                 found[f"{key}.{field}"] = getattr(fidelity, field)
+            found[f"{key}.alive"] = 1 - self.silence[key].dead(self._limit).float().mean().item()
         self._sums, self._log = {}, {}
         return found
 
@@ -168,12 +182,16 @@ class Trainee:
             if dictionary.spec.decoder == "unit" and dictionary.W_dec.grad is not None:
                 # What would only lengthen a row is undone after the step: keep it out of Adam too.
                 W_dec, grad = dictionary.W_dec.detach(), dictionary.W_dec.grad
-                grad.sub_((grad * W_dec).sum(1, keepdim=True) * W_dec)
+                grad.addcmul_(W_dec, torch.linalg.vecdot(grad, W_dec)[:, None], value=-1)
+        for key, mask in self._offsets.items():
+            if (grad := self.dictionaries[key].b_dec.grad) is not None:
+                grad.mul_(mask)
         if self.settings.clip is not None:
             width = max(d.spec.d_out for d in self.dictionaries.values())
-            torch.nn.utils.clip_grad_norm_(
-                self.modules.parameters(), self.settings.clip * width**0.5
-            )
+            gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if norm > (most := self.settings.clip * width**0.5):
+                torch._foreach_mul_(gradients, float(most / norm))
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self.settings.schedule.at(self.step_index, self.steps)
         self.optimizer.step()
@@ -191,8 +209,9 @@ class Trainee:
         for key, seen in loss.watched.items():
             code = seen.passed.sparse_code
             self.silence[key].note(code)
-            sums = fidelity_sums(seen.y, seen.passed.y, code)
-            self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+            if self.step_index % _WATCH_EVERY == 0 or key not in self._sums:
+                sums = fidelity_sums(seen.y, seen.passed.y, code)
+                self._sums[key] = self._sums[key] + sums if key in self._sums else sums
             if due and resample is not None:
                 revived = resample_(
                     self.dictionaries[key],
