@@ -175,6 +175,9 @@ def test_a_row_that_is_explained_takes_no_more_atoms():
         code = orthogonal_matching_pursuit(x, W, k, signed=True)
         assert code.support.offsets.diff().tolist() == [0, 1, 2]
         assert code.support.latent[0] == 7
+    for pursue in PURSUITS.values():
+        code = pursue(x[:2], W, 30, signed=True)
+        assert code.support.offsets.diff().tolist() == [0, 1], "not the rounding errors' atoms"
     assert matching_pursuit(x[:0], W, 4).support.rows == 0
 
 

@@ -144,7 +144,7 @@ def _pursue(x: Tensor, W_dec: Tensor, k: Budget, update: _Update, *, signed: boo
     if isinstance(k, int) and k < 1:
         raise UserError(f"a pursuit needs at least one step a row; k is {k}")
     budget = torch.as_tensor(k, device=x.device).expand(len(x))
-    steps = int(budget.max()) if len(x) else 0
+    steps = int(budget.max()) if len(x) and len(W_dec) else 0
     norm, unit = unit_rows(W_dec)
     atoms = _Atoms(unit, len(x) * steps)
     latent = torch.zeros(len(x), steps, dtype=torch.long, device=x.device)

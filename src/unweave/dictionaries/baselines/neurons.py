@@ -1,0 +1,86 @@
+"""The network's own neurons as a dictionary: the baseline that every other must beat.
+
+A site's coordinates are its neurons where it lies behind a nonlinearity; a block's neurons are
+read at its input and write along its output matrix. Nothing is learned, so nothing can be wrong
+with them but that they are not what the network computes with.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unweave.dictionaries.baselines.linear import Coefficients, read_by
+from unweave.errors import UserError
+from unweave.subject import AttentionWeights, MLPWeights
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+}
+
+
+class ExactMLP(nn.Module):
+    """The subject's own MLP, from its weights by table."""
+
+    def __init__(self, weights: MLPWeights) -> None:
+        super().__init__()
+        if weights.activation not in _ACTIVATIONS:
+            raise UserError(
+                f"The activation function {weights.activation} has no formula in "
+                f"unweave.dictionaries.baselines.neurons; known are {', '.join(_ACTIVATIONS)}"
+            )
+        self._weights, self._act = weights, _ACTIVATIONS[weights.activation]
+        self.W_out = weights.W_out.float().contiguous()
+        self.b_out = torch.zeros(self.W_out.shape[1]) if weights.b_out is None else weights.b_out
+
+    def neurons(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_mlp"]:
+        """Activations of the neurons."""
+        w = self._weights
+        up = F.linear(x, w.W_in, w.b_in)
+        if w.W_gate is None:
+            return self._act(up)
+        return self._act(F.linear(x, w.W_gate, w.b_gate)) * up
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """`mlp.in` to `mlp.out`."""
+        return self.neurons(x) @ self.W_out + self.b_out
+
+
+class ExactAttentionOutput(nn.Module):
+    """The subject's own attention output projection; its neurons are the entries of z."""
+
+    def __init__(self, weights: AttentionWeights) -> None:
+        super().__init__()
+        self.W_out = weights.W_O.flatten(0, 1).float().contiguous()
+        self.b_out = torch.zeros(self.W_out.shape[1]) if weights.b_O is None else weights.b_O
+
+    def neurons(self, z: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """The entries of z."""
+        return z
+
+    def forward(self, z: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """`attn.z` to `attn.out`."""
+        return z @ self.W_out + self.b_out
+
+
+def coordinates(
+    d: int, *, k: int | None = None, b_dec: Float[Tensor, " d"] | None = None
+) -> Coefficients:
+    """The coordinates of a site of width d as latents, seen from `b_dec` or from zero."""
+    offset = torch.zeros(d) if b_dec is None else b_dec
+    rows = torch.eye(d).to(offset)
+    return Coefficients(read_by(rows, offset), rows, b_dec=offset, k=k)
+
+
+def neurons(block: ExactMLP | ExactAttentionOutput, *, k: int | None = None) -> Coefficients:
+    """A block's own neurons, from its input to its output; of them the k that write most."""
+    return Coefficients(block.neurons, block.W_out, b_dec=block.b_out, k=k)
