@@ -6,71 +6,27 @@ nothing. All have as many active numbers per token as the parts they are compare
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from unweave.dictionaries.baselines.linear import strongest
+from unweave.dictionaries.baselines.neurons import ExactAttentionOutput, ExactMLP
+from unweave.dictionaries.baselines.pca import principal_directions
 from unweave.dictionaries.kernels.sparse import Code, decode
 from unweave.dictionaries.part import Part
-from unweave.errors import UserError
-from unweave.subject import AttentionWeights, MLPWeights
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "swish": F.silu,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_fast": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-}
-
-
-class ExactMLP(nn.Module):
-    """The subject's own MLP, from its weights by table."""
-
-    def __init__(self, weights: MLPWeights) -> None:
-        super().__init__()
-        if weights.activation not in _ACTIVATIONS:
-            raise UserError(
-                f"The activation function {weights.activation} has no formula in "
-                f"unweave.validate.baselines; known are {', '.join(_ACTIVATIONS)}"
-            )
-        self._weights, self._act = weights, _ACTIVATIONS[weights.activation]
-        self.W_out = weights.W_out.float().contiguous()
-        self.b_out = torch.zeros(self.W_out.shape[1]) if weights.b_out is None else weights.b_out
-
-    def neurons(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_mlp"]:
-        """Activations of the neurons."""
-        w = self._weights
-        up = F.linear(x, w.W_in, w.b_in)
-        if w.W_gate is None:
-            return self._act(up)
-        return self._act(F.linear(x, w.W_gate, w.b_gate)) * up
-
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """`mlp.in` to `mlp.out`."""
-        return self.neurons(x) @ self.W_out + self.b_out
-
-
-class ExactAttentionOutput(nn.Module):
-    """The subject's own attention output projection; its neurons are the entries of z."""
-
-    def __init__(self, weights: AttentionWeights) -> None:
-        super().__init__()
-        self.W_out = weights.W_O.flatten(0, 1).float().contiguous()
-        self.b_out = torch.zeros(self.W_out.shape[1]) if weights.b_O is None else weights.b_O
-
-    def neurons(self, z: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """The entries of z."""
-        return z
-
-    def forward(self, z: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """`attn.z` to `attn.out`."""
-        return z @ self.W_out + self.b_out
+__all__ = [
+    "ExactAttentionOutput",
+    "ExactMLP",
+    "FewCoefficients",
+    "MeanOutput",
+    "SignedLatents",
+    "random_part",
+    "top_neurons",
+    "top_pca",
+]
 
 
 class FewCoefficients(nn.Module):
@@ -91,9 +47,7 @@ class FewCoefficients(nn.Module):
 
     def encode(self, x: Float[Tensor, "rows d_in"]) -> Code:
         """The k coefficients that write most, with their signs."""
-        all_of_them = self._coefficients(x.float())
-        latent = (all_of_them.abs() * self._norm).topk(self._k, dim=1, sorted=False).indices
-        return Code(latent, all_of_them.gather(1, latent))
+        return Code(*strongest(self._coefficients(x.float()), self._norm, self._k))
 
     def forward(self, x: Tensor) -> Tensor:
         """Every vector's output; [batch, pos, d] starts with the constant of the start token."""
@@ -131,8 +85,7 @@ def top_pca(
     k: int,
 ) -> FewCoefficients:
     """The k largest coordinates of the block's true output in its principal directions."""
-    mean = y.mean(0)
-    directions = torch.linalg.eigh((y - mean).T @ (y - mean)).eigenvectors.T.flip(0).contiguous()
+    mean, directions, _ = principal_directions(y)
     return FewCoefficients(
         lambda x: (block(x) - mean) @ directions.T, directions, mean, start_output, k
     )
