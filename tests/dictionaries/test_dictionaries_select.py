@@ -7,6 +7,7 @@ from unweave.dictionaries.kernels.select import (
     TILE_ROWS,
     above,
     largest,
+    largest_in_rows,
     largest_of_batch,
     largest_places,
 )
@@ -100,3 +101,10 @@ def test_above_finds_what_exceeds_its_own_threshold(rows):
     assert found.support.rows == rows
     assert torch.equal(mask_of(found, rows), x > threshold) if rows else len(found.score) == 0
     assert torch.equal(found.score, x[x > threshold])
+
+
+@pytest.mark.parametrize(("n", "k"), [(4608, 32), (96, 3), (97, 3), (64, 60), (1024, 1)])
+def test_ranking_groups_first_finds_the_k_largest(n, k):
+    scores = torch.randn(37, n, generator=torch.Generator().manual_seed(4))
+    places = largest_in_rows(scores, k)
+    assert torch.equal(scores.gather(1, places).sort(1).values, scores.topk(k, 1).values.flip(1))

@@ -46,12 +46,6 @@ class LinearEncoder(nn.Module):
 
 
 def linear_scorer(W_enc: Tensor, b_enc: Tensor, dtype: torch.dtype) -> Scorer:
-    """`W_enc x + b_enc` for a tile of rows, the weights cast once."""
-    W, b = W_enc.detach().to(dtype), b_enc.detach()
-
-    def scores(tile: Tensor) -> Tensor:
-        if dtype == tile.dtype:
-            return torch.addmm(b, tile, W.T)
-        return (tile.to(dtype) @ W.T).to(tile.dtype) + b
-
-    return scores
+    """`W_enc x + b_enc` for a tile of rows, in `dtype`; the weights are cast once."""
+    W, b = W_enc.detach().to(dtype).T, b_enc.detach().to(dtype)
+    return lambda tile: torch.addmm(b, tile.to(dtype), W)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unweave.dictionaries.code import Support
@@ -37,10 +37,35 @@ def largest(
     for start in range(0, len(x), TILE_ROWS):
         tile = slice(start, start + TILE_ROWS)
         scores = scorer(x[tile])
-        top = (scores.abs() if signed else scores).topk(k, dim=1, sorted=False)
-        latent[tile] = top.indices
-        score[tile] = scores.gather(1, top.indices) if signed else top.values
+        latent[tile] = places = largest_in_rows(scores.abs() if signed else scores, k)
+        score[tile] = scores.gather(1, places)
     return Selection(Support.from_topk(latent, n_latents), score.reshape(-1))
+
+
+def largest_in_rows(scores: Float[Tensor, "rows n"], k: int) -> Int[Tensor, "rows k"]:
+    """Places of the k largest scores of each row, in no order.
+
+    The k largest lie in the k groups with the largest maxima: whoever is in another group is
+    exceeded in k of them. Ranking maxima and then those groups' members takes two short sorts
+    instead of a long one.
+    """
+    rows, n = scores.shape
+    # n / g maxima and k g members are ranked: the fewest when g is near sqrt(n / k).
+    group = _divisor(n, round((n / k) ** 0.5))
+    if group == 1 or n // group < k:
+        return scores.topk(k, dim=1, sorted=False).indices
+    groups = n // group
+    best = scores.view(rows, group, groups).amax(1).topk(k, dim=1, sorted=False).indices
+    step = torch.arange(0, n, groups, device=scores.device)
+    members = (best[:, None, :] + step[:, None]).view(rows, group * k)
+    top = scores.gather(1, members).topk(k, dim=1, sorted=False).indices
+    return members.gather(1, top)
+
+
+def _divisor(n: int, near: int) -> int:
+    """The divisor of n closest to `near`, within a factor of two; 1 where there is none."""
+    found = [g for g in range(max(2, near // 2), 2 * near + 1) if n % g == 0]
+    return min(found, key=lambda g: abs(g - near), default=1)
 
 
 def largest_of_batch(
