@@ -47,13 +47,17 @@ class BatchTopKActivation(nn.Module):
         if not self.training:
             return above(scorer, x, self.threshold)
         chosen = largest_of_batch(scorer, x, n_latents, min(self.k, n_latents))
-        if len(chosen.score):
+        self.remember(chosen.score)
+        return chosen
+
+    @torch.no_grad()
+    def remember(self, score: Float[Tensor, " active"]) -> None:
+        """Move the threshold towards the smallest score that was kept in a batch."""
+        if len(score):
             # Mostly of the later half of the run: a short one must not keep its first thresholds.
             keep = min(self.memory, float(self.batches / (self.batches + 2)))
-            with torch.no_grad():
-                self.threshold.lerp_(chosen.score.min().to(self.threshold.dtype), 1 - keep)
-                self.batches += 1
-        return chosen
+            self.threshold.lerp_(score.min().to(self.threshold.dtype), 1 - keep)
+            self.batches += 1
 
     def value(self, picked: Float[Tensor, " active"]) -> Float[Tensor, " active"]:
         """Strengths of the chosen latents."""
