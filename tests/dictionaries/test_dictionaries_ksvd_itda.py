@@ -12,7 +12,7 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def planted(latents=32, d=16, k=3, rows=1500, *, signed=True, seed=1):
+def planted(latents=24, d=20, k=2, rows=1500, *, signed=True, seed=10):
     """Unit atoms and rows of k of them each, with 2 % noise."""
     g = torch.Generator().manual_seed(seed)
     W = torch.nn.functional.normalize(torch.randn(latents, d, generator=g))
@@ -46,7 +46,7 @@ def fvu(coder, x):
 @pytest.mark.parametrize("signed", [True, False])
 def test_a_planted_dictionary_is_recovered_and_from_shuffled_data_it_is_not(learn, signed):
     W, x = planted(signed=signed)
-    settings = AlternatingSettings(n_latents=32, k=3, sweeps=25, signed=signed, seed=7)
+    settings = AlternatingSettings(n_latents=24, k=2, sweeps=25, signed=signed, seed=7)
     found = learn(x, settings)
     assert recovered(W, found.directions(), signed=signed) >= 0.9
     control = learn(shuffled(x), settings)
@@ -69,7 +69,7 @@ def test_atoms_are_unit_vectors_and_depend_on_the_seed_alone():
 def test_sweeps_lower_the_error():
     _, x = planted()
     error = [
-        fvu(ksvd(x, AlternatingSettings(n_latents=32, k=3, sweeps=n, signed=True)), x)
+        fvu(ksvd(x, AlternatingSettings(n_latents=24, k=2, sweeps=n, signed=True)), x)
         for n in (1, 4, 16)
     ]
     assert error[0] > error[1] > error[2]
