@@ -63,14 +63,14 @@ class MetricsLog:
         self.lines = list(lines)
         if self._path is not None:
             with new_file(self._path) as partial:
-                partial.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+                partial.write_text("".join(_text(line) for line in self.lines))
 
     def write(self, lines: Sequence[dict[str, float | int | str]]) -> None:
         """Add lines."""
         self.lines += lines
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
+                file.writelines(_text(line) for line in lines)
         if self._tracker is not None:
             for line in lines:
                 numbers = {k: v for k, v in line.items() if not isinstance(v, str)}
@@ -82,3 +82,8 @@ class MetricsLog:
         """Tell the tracker that the run is over."""
         if self._tracker is not None:
             self._tracker.finish()
+
+
+def _text(line: Mapping[str, float | int | str]) -> str:
+    # A checkpoint gives lines back with their keys sorted: the file must not tell.
+    return json.dumps(line, sort_keys=True) + "\n"

@@ -6,15 +6,17 @@ checkpoint ends in the same bits.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
 from unweave.activations.workers import Workers
+from unweave.errors import UserError
 from unweave.progress import QUIET, Progress
-from unweave.training.batches import TokenSource, VectorBatch
-from unweave.training.checkpoint import Checkpoints, Metrics
+from unweave.training.batches import TokenBatch, TokenSource, VectorBatch
+from unweave.training.checkpoint import Checkpoints, Metrics, Progressed
 from unweave.training.metrics_log import MetricsLog, Tracker
 from unweave.training.plateau import Plateau, PlateauSettings
 from unweave.training.trainee import Trainee
@@ -62,33 +64,27 @@ def train(
     (the dictionaries then go on from what they are). With `folder`, checkpoints and
     `metrics.jsonl` are kept there and a cut run resumes. With `workers`, trainees step side by
     side, each in one thread.
+
+    Raises:
+        UserError: two trainees of one name, which their logs and checkpoints are told apart by.
     """
+    _check_names(trainees)
     settings = settings or TrainSettings()
     checkpoints = Checkpoints(
         None if folder is None else folder / "checkpoints", seconds=settings.checkpoint_seconds
     )
     log = MetricsLog(None if folder is None else folder / "metrics.jsonl", tracker)
     plateau = Plateau(settings.plateau)
-    done = 0
-    if (progressed := checkpoints.latest()) is not None:
-        done = progressed.done
-        log.resume(progressed.metrics)
-        for trainee in trainees:
-            trainee.restore(progressed.tensors[trainee.name])
-    else:
-        log.resume([])
-        first = begin or (None if isinstance(source, TokenSource) else source.at(0))
-        if first is not None:
-            for trainee in trainees:
-                trainee.begin(first)
-    per_step = getattr(source, "batch", 1)
-    with progress.task("Training", total=source.steps * per_step, unit="vectors") as advance:
-        advance(done * per_step)
-        for step in range(done, source.steps):
-            batch = source.at(step)
-            _step_all(trainees, batch, workers)
-            advance(per_step)
-            if (step + 1) % settings.log_every == 0 or step + 1 == source.steps:
+    try:
+        done = _begin_or_resume(trainees, checkpoints.latest(), log, source, begin)
+        per_step = getattr(source, "batch", 1)
+        with progress.task("Training", total=source.steps * per_step, unit="vectors") as advance:
+            advance(done * per_step)
+            for step in range(done, source.steps):
+                _step_all(trainees, source.at(step), workers)
+                advance(per_step)
+                if (step + 1) % settings.log_every and step + 1 < source.steps:
+                    continue
                 log.write([_line(trainee, step + 1) for trainee in trainees])
                 if plateau.reached(log.lines):
                     break
@@ -96,10 +92,38 @@ def train(
                 checkpoints.offer(
                     step + 1, log.lines, lambda: {t.name: t.state() for t in trainees}
                 )
+    finally:
+        log.close()
     for trainee in trainees:
         trainee.modules.eval()
-    log.close()
     return log.lines
+
+
+def _begin_or_resume(
+    trainees: Sequence[Trainee],
+    progressed: Progressed | None,
+    log: MetricsLog,
+    source: Source,
+    begin: VectorBatch | None,
+) -> int:
+    """Set every trainee to where the run stands; how many steps are done."""
+    if progressed is not None:
+        log.resume(progressed.metrics)
+        for trainee in trainees:
+            trainee.restore(progressed.tensors[trainee.name])
+        return progressed.done
+    log.resume([])
+    first = begin or (None if isinstance(source, TokenSource) else source.at(0))
+    if first is not None:
+        for trainee in trainees:
+            trainee.begin(first)
+    return 0
+
+
+def _check_names(trainees: Sequence[Trainee]) -> None:
+    names = [trainee.name for trainee in trainees]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"Two trainees are called {doubled[0]}: give each a name of its own")
 
 
 def _line(trainee: Trainee, step: int) -> dict[str, float | int | str]:
@@ -111,5 +135,12 @@ def _step_all(trainees: Sequence[Trainee], batch: Any, workers: Workers | None) 
         for trainee in trainees:
             trainee.step(batch)
         return
-    for _ in workers.map(lambda trainee: trainee.step(batch), trainees):
+
+    def step(trainee: Trainee) -> None:
+        if isinstance(batch, TokenBatch):  # two passes at once would see each other's hooks
+            trainee.step(replace(batch, subject=workers.twin(batch.subject)))
+        else:
+            trainee.step(batch)
+
+    for _ in workers.map(step, trainees):
         pass
