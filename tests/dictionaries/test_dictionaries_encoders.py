@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from unweave.dictionaries import dictionary as dictionary_module
+from unweave.dictionaries.activation.batchtopk import BatchTopK
 from unweave.dictionaries.activation.topk import AbsTopK, TopK
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import autoencoder
@@ -78,6 +80,24 @@ def test_chosen_latents_are_those_of_the_dense_form(encoder, training):
     )
     at = torch.relu(pre[code.support.row, code.support.latent])
     torch.testing.assert_close(code.value, at)
+
+
+@ENCODERS
+@pytest.mark.parametrize("activation", [TopK(k=K), BatchTopK(k=K), AbsTopK(k=K)])
+def test_choosing_in_bfloat16_trains_in_float32(encoder, activation, monkeypatch):
+    if encoder.kind == "switch" and activation.kind != "topk":
+        return
+    monkeypatch.setattr(dictionary_module, "product_dtype", lambda: torch.bfloat16)
+    dictionary = made(encoder, activation).float().train()
+    x = inputs(200).float()
+    passed = dictionary.run(x)
+    assert passed.y.dtype == passed.sparse_code.value.dtype == torch.float32
+    passed.y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in dictionary.parameters())
+    exact = dictionary.double().eval() if activation.kind != "batchtopk" else dictionary.double()
+    wanted = exact.run(x.double()).sparse_code.dense() != 0
+    found = passed.sparse_code.dense() != 0
+    assert (wanted == found).double().mean() > 0.98
 
 
 @pytest.mark.parametrize("encoder", [Linear(), GLU(), Kronecker(left=2, right=3)])

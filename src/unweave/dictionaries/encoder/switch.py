@@ -68,7 +68,7 @@ class SwitchEncoder(nn.Module):
             for e, block in enumerate(blocks):
                 rows = (expert == e).nonzero()[:, 0]
                 if len(rows):
-                    out[rows, e * size : (e + 1) * size] = block(tile[rows])
+                    out[rows, e * size : (e + 1) * size] = block(tile[rows]).to(out.dtype)
             return out
 
         return scores
