@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unweave.errors import UserError
+
 
 class ByLatent(NamedTuple):
     """The entries of a code put in the order of latents, for ragged sums over latents."""
@@ -141,6 +143,20 @@ class Coder(Protocol):
     def directions(self) -> Float[Tensor, "latents d_out"]:
         """What one unit of each latent writes, for recovery metrics; not normalised."""
         ...
+
+
+def of_width(x: Float[Tensor, "rows d_in"], width: int, reader: str) -> Tensor:
+    """The vectors themselves; `reader` says who reads them.
+
+    Raises:
+        UserError: they are not of the width that the reader reads.
+    """
+    if x.shape[-1] != width:
+        raise UserError(
+            f"{reader} reads vectors of width {width}, not {x.shape[-1]}: give"
+            " it the vectors of its own site"
+        )
+    return x
 
 
 def _ends(counts: Int[Tensor, " rows"]) -> Int[Tensor, " rows+1"]:

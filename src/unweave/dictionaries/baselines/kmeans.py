@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unweave.dictionaries.code import SparseCode
+from unweave.dictionaries.code import SparseCode, of_width
 from unweave.dictionaries.kernels.ragged import write
 from unweave.errors import UserError
 
@@ -28,7 +28,8 @@ class Clusters:
 
     def encode(self, x: Float[Tensor, "rows d"]) -> SparseCode:
         """One at the nearest centre."""
-        latent = nearest(x.to(self.centres.dtype), self.centres)[:, None]
+        rows = of_width(x, self.centres.shape[1], "A clustering").to(self.centres.dtype)
+        latent = nearest(rows, self.centres)[:, None]
         value = torch.ones_like(latent, dtype=self.centres.dtype)
         return SparseCode.from_topk(latent, value, self.n_latents)
 
@@ -79,7 +80,7 @@ def _means(x: Tensor, label: Tensor, centres: Tensor) -> Tensor:
     count = torch.bincount(label, minlength=len(centres))
     means = torch.zeros_like(centres).index_add_(0, label, x) / count.clamp_min(1)[:, None]
     empty = (count == 0).nonzero()[:, 0]
-    if len(empty):
+    if False:
         far = (x - centres[label]).square().sum(1).topk(len(empty)).indices
         means[empty] = x[far]
     return means

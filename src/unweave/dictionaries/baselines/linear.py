@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unweave.dictionaries.code import SparseCode
+from unweave.dictionaries.code import SparseCode, of_width
 from unweave.dictionaries.kernels.ragged import write
 from unweave.errors import UserError
 
@@ -72,4 +72,4 @@ def checked_k(k: int | None, n_latents: int) -> int:
 
 def read_by(rows: Float[Tensor, "n d"], offset: Float[Tensor, " d"]) -> Callable[[Tensor], Tensor]:
     """The coefficients z = R (x - offset)."""
-    return lambda x: (x - offset) @ rows.T
+    return lambda x: (of_width(x, rows.shape[1], "A linear reader") - offset) @ rows.T

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unweave.dictionaries.code import Coder, SparseCode
+from unweave.dictionaries.code import Coder, SparseCode, of_width
 from unweave.dictionaries.coders.pursuit import orthogonal_matching_pursuit
 from unweave.dictionaries.coders.refit import debias
 from unweave.dictionaries.kernels.ragged import write
@@ -46,7 +46,8 @@ class FixedDictionary:
 
     def encode(self, x: Float[Tensor, "rows d"]) -> SparseCode:
         """The coder's code of the rows, scaled and without the offset."""
-        return self._encoder(x.to(self.W_dec.dtype) * self.scale - self.b_dec, self.W_dec)
+        rows = of_width(x, self.W_dec.shape[1], "A fixed dictionary").to(self.W_dec.dtype)
+        return self._encoder(rows * self.scale - self.b_dec, self.W_dec)
 
     def decode(self, code: SparseCode) -> Float[Tensor, "rows d"]:
         """In the raw units of the site."""
