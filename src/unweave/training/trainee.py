@@ -184,8 +184,8 @@ class Trainee:
                 W_dec, grad = dictionary.W_dec.detach(), dictionary.W_dec.grad
                 grad.addcmul_(W_dec, torch.linalg.vecdot(grad, W_dec)[:, None], value=-1)
         for key, mask in self._offsets.items():
-            if (grad := self.dictionaries[key].b_dec.grad) is not None:
-                grad.mul_(mask)
+            if (to_offset := self.dictionaries[key].b_dec.grad) is not None:
+                to_offset.mul_(mask)
         if self.settings.clip is not None:
             width = max(d.spec.d_out for d in self.dictionaries.values())
             gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]

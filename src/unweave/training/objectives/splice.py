@@ -16,18 +16,20 @@ class Splice:
 
     Position 0 is left as it was: every row has the same vector there, often an enormous one. What
     several dictionaries write to one site is added up (cross-layer transcoders). Each is watched
-    against what the network itself computes at the sites it writes, from the same spliced input.
+    against what the network itself computes at the sites it writes, from the same spliced input,
+    less what the others write there: their sum is what has that to reach.
     """
 
     def __init__(self, dictionaries: Mapping[str, Dictionary]) -> None:
         self._dictionaries = dictionaries
         self._read: dict[str, Tensor] = {}
         self._target: dict[str, Tensor] = {}
+        self._total: dict[str, Tensor] = {}
         self._done: dict[str, tuple[Tensor, Pass, list[Tensor]]] = {}
 
     def run(self, subject: Subject, rows: Tensor, *, capture: Sequence[str] = ()) -> Run:
         """Run; gradients reach the dictionaries where they are enabled."""
-        self._read, self._target, self._done = {}, {}, {}
+        self._read, self._target, self._total, self._done = {}, {}, {}, {}
         writers: dict[str, list[tuple[str, int]]] = {}
         for name, dictionary in self._dictionaries.items():
             for place, port in enumerate(dictionary.spec.writes):
@@ -43,13 +45,19 @@ class Splice:
     def seen(self) -> dict[str, Watched]:
         """What each dictionary did in the last run."""
         found = {}
-        for name, (x, passed, _) in self._done.items():
+        for name, (x, passed, parts) in self._done.items():
             dictionary = self._dictionaries[name]
-            y = torch.cat([self._target[port.site] for port in dictionary.spec.writes], dim=1)
+            ports = zip(dictionary.spec.writes, parts, strict=True)
+            y = torch.cat([self._left(port.site, part) for port, part in ports], dim=1)
             scale = dictionary.output_scale
             y = x if dictionary.spec.layer_norm else y.to(scale.dtype) * scale
             found[name] = Watched(x.detach(), y.detach(), passed)
         return found
+
+    def _left(self, site: str, part: Tensor) -> Tensor:
+        """What the network computes at a site less all that is written there but `part`."""
+        target = self._target[site]
+        return target if site not in self._total else target - (self._total[site] - part)
 
     def _visit(
         self, site: str, read: bool, writers: list[tuple[str, int]]
@@ -62,6 +70,8 @@ class Splice:
                 return tensor
             self._target[site] = inside
             total = torch.stack([self._output(name)[place] for name, place in writers]).sum(0)
+            if len(writers) > 1:
+                self._total[site] = total
             back = total.view(tensor.shape[0], -1, *tensor.shape[2:])
             return torch.cat([tensor[:, :1], back.to(tensor.dtype)], dim=1)
 
