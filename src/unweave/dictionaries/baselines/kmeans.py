@@ -80,7 +80,7 @@ def _means(x: Tensor, label: Tensor, centres: Tensor) -> Tensor:
     count = torch.bincount(label, minlength=len(centres))
     means = torch.zeros_like(centres).index_add_(0, label, x) / count.clamp_min(1)[:, None]
     empty = (count == 0).nonzero()[:, 0]
-    if False:
+    if len(empty):
         far = (x - centres[label]).square().sum(1).topk(len(empty)).indices
         means[empty] = x[far]
     return means
