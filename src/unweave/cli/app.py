@@ -10,6 +10,7 @@ from unweave._version import __version__
 from unweave.cli.check import check
 from unweave.cli.convert import convert
 from unweave.cli.decompile import decompile
+from unweave.cli.fit_check import fit_check
 from unweave.cli.printable import printable
 from unweave.cli.report import report
 from unweave.cli.subjects import subjects
@@ -31,7 +32,7 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
 )
-for command in (subjects, texts, decompile, report, check, convert):
+for command in (subjects, texts, decompile, report, check, convert, fit_check):
     app.command(command)
 
 
