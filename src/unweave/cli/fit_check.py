@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unweave.cli.counts import Count
+from unweave.errors import UserError
 
 if TYPE_CHECKING:
+    from unweave.dictionaries.dictionary import Dictionary
     from unweave.validate.fit_check import FitReport
 
+CONTEXT = 64
+"""Tokens of one row."""
 SHOWN = 6
 """Places listed under a verdict."""
 
@@ -22,8 +26,6 @@ def fit_check(
     part: str | None = None,
     text: str | None = None,
     tokens: Count = 4096,
-    context: int = 64,
-    seed: int = 0,
 ) -> None:
     """Say whether a dictionary fits a model at a place, and where it would fit better.
 
@@ -45,34 +47,32 @@ def fit_check(
         A name that `unweave texts` lists, a file, a folder or hub:NAME of a data set.
     tokens
         Tokens to measure on.
-    context
-        Tokens of one row.
-    seed
-        Order of the text.
     """
     from unweave.cli.printable import printable
-    from unweave.dictionaries.formats import load_foreign
-    from unweave.errors import UserError
     from unweave.progress import watching
     from unweave.subject import load_subject, token_rows
     from unweave.validate.fit_check import fit_check as run
 
-    found = load_foreign(dictionary)
-    if part is not None and part not in found:
-        raise UserError(f"{dictionary} has no part {part}: its parts are {', '.join(found)}")
-    if site is not None and part is None and len(found) > 1:
-        raise UserError(
-            f"{dictionary} has several parts: say which with --part {next(iter(found))}"
-        )
+    parts = _parts(dictionary, part, site)
     network = load_subject(subject)
     text = text or ("heldout" if network.name == "wren" else "self")
-    rows = token_rows(network, text, tokens=tokens, context=context, seed=seed, progress=watching())
-    for name, one in found.items():
-        if part in (None, name):
-            report = run(one, network, rows.train, site=site, writes=writes)
-            print(printable(report.verdict))
-            for line in _lines(report):
-                print(printable(line))
+    context = min(CONTEXT, network.context)
+    rows = token_rows(network, text, tokens=tokens, context=context, progress=watching())
+    for one in parts:
+        report = run(one, network, rows.train, site=site, writes=writes)
+        for line in (report.verdict, *_lines(report)):
+            print(printable(line))
+
+
+def _parts(folder: Path, part: str | None, site: str | None) -> "list[Dictionary]":
+    from unweave.dictionaries.formats import load_foreign
+
+    found = load_foreign(folder)
+    if part is not None and part not in found:
+        raise UserError(f"{folder} has no part {part}: its parts are {', '.join(found)}")
+    if site is not None and part is None and len(found) > 1:
+        raise UserError(f"{folder} has several parts: say which with --part {next(iter(found))}")
+    return [one for name, one in found.items() if part in (None, name)]
 
 
 def _lines(report: "FitReport") -> list[str]:
