@@ -185,6 +185,16 @@ def test_several_dictionaries_and_places_that_are_taken(tmp_path: Path) -> None:
         save_foreign(parts, tmp_path / "new", "circuit_tracer")
 
 
+def test_offsets_of_a_cross_layer_transcoder_add_up(tmp_path: Path) -> None:
+    source = FIXTURES / "circuit_tracer" / "clt"
+    x = load_tensors(source.with_suffix(".safetensors"))["x"]
+    parts = load_foreign(source)
+    for part in parts.values():
+        part.b_dec.data += 0.3
+    save_foreign(parts, tmp_path / "set", "circuit_tracer")
+    assert_same(function(load_foreign(tmp_path / "set"), x), function(parts, x))
+
+
 def test_the_reference_set_of_circuit_tracer(shared_data: Path) -> None:
     folder = shared_data / "circuit_tracer_reference" / "transcoders"
     parts = load_foreign(folder)

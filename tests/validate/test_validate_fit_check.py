@@ -40,9 +40,13 @@ def vectors(subject: Subject, tokens: Tensor, site: str) -> Tensor:
     return found[:, 1:].flatten(0, 1).flatten(1).float().clone()
 
 
-def principal(subject: Subject, tokens: Tensor, site: str, *, factor: float = 1.0) -> Dictionary:
-    """The k largest principal coordinates, as a dictionary of vectors that are `factor` times."""
+def principal(
+    subject: Subject, tokens: Tensor, site: str, *, factor: float = 1.0, normed: bool = False
+) -> Dictionary:
+    """The k largest principal coordinates of a site's vectors, times a factor or layer-normed."""
     x = vectors(subject, tokens, site) * factor
+    if normed:
+        x = torch.nn.functional.layer_norm(x, (x.shape[1],))
     found, width = principal_directions(x), x.shape[1]
     spec = autoencoder(site, width, width, AbsTopK(k=24), name="pca", decoder="free", pre_bias=True)
     dictionary = Dictionary(spec).eval()
@@ -125,6 +129,13 @@ def test_a_missing_normalisation_is_named(wren: Subject, rows: tuple[Tensor, Ten
     # With the scale in its spec it belongs on raw vectors.
     scaled.rescale_([factor], [factor])
     assert fit_check(scaled, wren, rows[1]).fits_here
+
+
+def test_a_missing_layer_norm_is_named(wren: Subject, rows: tuple[Tensor, Tensor]) -> None:
+    site = "blocks.0.resid_mid"  # whose norms are far from 1 and unequal
+    report = fit_check(principal(wren, rows[0], site, normed=True), wren, rows[1])
+    assert not report.fits_here
+    assert f"pca belongs at {site} of wren, but on vectors after a layer norm" in report.verdict
 
 
 def test_a_dictionary_of_nothing_belongs_nowhere(

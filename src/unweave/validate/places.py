@@ -77,7 +77,7 @@ def neighbours(place: Place, subject: Subject) -> list[Place]:
 
     Of two names of the same vectors (the end of a block, the beginning of the next) one is there.
     """
-    found = [place]
+    found: list[Place] = []
     for shift in (0, -1, 1):
         moved = Place(
             tuple(_shifted(s, shift) for s in place.reads),
