@@ -5,7 +5,8 @@ two baselines that are always named, because against zero-ablation almost anythi
 each dictionary's fidelity inside the running network. Position 0 is left as it was throughout.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.metrics import Fidelity, FidelitySums, fidelity_of, fidelity_sums
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
-from unweave.subject.running import Replacement
+from unweave.subject.running import Replacement, Run
 from unweave.training.objectives.splice import Splice
 from unweave.validate.bootstrap import BootstrapSettings, Interval, mean_interval, ratio_interval
 from unweave.validate.splice import RowScores, compare_logits, stack
@@ -75,9 +76,9 @@ def site_means(
 
 
 @torch.no_grad()
-def splice_report(
+def splice_reports(
     subject: Subject,
-    dictionaries: Mapping[str, Dictionary],
+    sets: Mapping[str, Mapping[str, Dictionary]],
     rows: Int[Tensor, "rows pos"],
     *,
     means: Mapping[str, Float[Tensor, " width"]] | None = None,
@@ -85,39 +86,56 @@ def splice_report(
     rows_at_once: int = 8,
     bootstrap: BootstrapSettings | None = None,
     progress: Progress = QUIET,
-) -> SpliceReport:
-    """Run the subject with and without the dictionaries and with both ablations, on `rows`.
+) -> dict[str, SpliceReport]:
+    """Run the subject without and with each set of dictionaries and with both ablations, on `rows`.
 
+    The original runs once for all sets, the ablations once for all that write the same sites.
     `means` are those of the written sites on training text (`site_means`); without them the rows'
     own are taken. Dictionaries are measured as after training: thresholds in the place of batches.
     """
-    written = list(dict.fromkeys(p.site for d in dictionaries.values() for p in d.spec.writes))
-    means = means or site_means(subject, written, rows, rows_at_once=rows_at_once)
-    training = {name: dictionary.training for name, dictionary in dictionaries.items()}
-    tally = _Tally()
-    try:
-        for dictionary in dictionaries.values():
-            dictionary.eval()
-        with progress.task("Splicing", total=rows.numel(), unit="tokens") as advance:
-            for group in rows.split(rows_at_once):
-                original = subject.run(group, capture=list(downstream_sites))
+    written = {
+        name: tuple(dict.fromkeys(p.site for d in dictionaries.values() for p in d.spec.writes))
+        for name, dictionaries in sets.items()
+    }
+    sites = list(dict.fromkeys(site for found in written.values() for site in found))
+    means = means or site_means(subject, sites, rows, rows_at_once=rows_at_once)
+    tallies = {name: _Tally() for name in sets}
+    total = rows.numel() * len(sets)
+    with _judged(sets), progress.task("Splicing", total=total, unit="tokens") as advance:
+        for group in rows.split(rows_at_once):
+            original = subject.run(group, capture=list(downstream_sites))
+            ablated = {
+                at: [_scores(original, subject.run(group, replace=_ablation(at, m)), group)
+                     for m in ({}, means)]
+                for at in set(written.values())
+            }  # fmt: skip
+            for name, dictionaries in sets.items():
                 splice = Splice(dictionaries)
                 spliced = splice.run(subject, group, capture=downstream_sites)
-                tally.note(splice, original.sites, spliced.sites)
-                runs = {"spliced": spliced.logits} | {
-                    name: subject.run(group, replace=_ablation(written, with_)).logits
-                    for name, with_ in (("zero", {}), ("mean", means))
-                }
-                for name, logits in runs.items():
-                    assert original.logits is not None
-                    assert logits is not None
-                    scores = compare_logits(original.logits, logits, group)
-                    tally.scores.setdefault(name, []).append(scores)
+                tallies[name].note(splice, original.sites, spliced.sites)
+                scores = [_scores(original, spliced, group), *ablated[written[name]]]
+                tallies[name].scores.append(scores)
                 advance(group.numel())
+    return {name: tally.report(bootstrap) for name, tally in tallies.items()}
+
+
+@contextmanager
+def _judged(sets: Mapping[str, Mapping[str, Dictionary]]) -> Iterator[None]:
+    """Every dictionary in evaluation mode for a while."""
+    modes = [(d, d.training) for dictionaries in sets.values() for d in dictionaries.values()]
+    try:
+        for dictionary, _ in modes:
+            dictionary.eval()
+        yield
     finally:
-        for name, dictionary in dictionaries.items():
-            dictionary.train(training[name])
-    return tally.report(bootstrap)
+        for dictionary, training in modes:
+            dictionary.train(training)
+
+
+def _scores(original: Run, changed: Run, rows: Tensor) -> RowScores:
+    assert original.logits is not None
+    assert changed.logits is not None
+    return compare_logits(original.logits, changed.logits, rows)
 
 
 def _ablation(
@@ -140,7 +158,7 @@ class _Tally:
     """Sums over the groups of rows."""
 
     def __init__(self) -> None:
-        self.scores: dict[str, list[RowScores]] = {}
+        self.scores: list[list[RowScores]] = []
         self._plain: dict[str, FidelitySums] = {}
         self._normal: dict[str, FidelitySums] = {}
         self._gaps: dict[str, list[Tensor]] = {}
@@ -162,8 +180,8 @@ class _Tally:
 
     def report(self, settings: BootstrapSettings | None) -> SpliceReport:
         """Everything counted so far."""
-        rows = {name: stack(scores) for name, scores in self.scores.items()}
-        mine, zero, mean = rows["spliced"], rows["zero"].ce_increase, rows["mean"].ce_increase
+        mine, zeros, means = (stack(list(scores)) for scores in zip(*self.scores, strict=True))
+        zero, mean = zeros.ce_increase, means.ce_increase
         return SpliceReport(
             ce_original=mean_interval(mine.ce_original, settings),
             ce_increase=mean_interval(mine.ce_increase, settings),
