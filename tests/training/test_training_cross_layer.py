@@ -164,7 +164,7 @@ def test_batchtopk_shares_latents_out_across_layers():
     assert len(thresholds[False]) == LAYERS
     l0 = [m.encode(held_out[f"in{i}"]).l0() for i, m in enumerate(members[True].values())]
     assert sum(l0) == pytest.approx(6, rel=0.15)
-    assert l0[1] > 2 * l0[0]
+    assert l0[1] > 1.5 * l0[0]
     assert fvu[True] < 0.95 * fvu[False], (fvu, l0)
 
 
