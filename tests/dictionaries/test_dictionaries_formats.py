@@ -21,6 +21,8 @@ from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_files import save_dictionary
 from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
 from unweave.dictionaries.formats import FORMATS, load_foreign, save_foreign
+from unweave.dictionaries.part import Part
+from unweave.dictionaries.spec import PartSpec
 from unweave.errors import UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -183,6 +185,38 @@ def test_several_dictionaries_and_places_that_are_taken(tmp_path: Path) -> None:
         save_foreign(parts, tmp_path / "new", "onnx")
     with pytest.raises(UserError, match="every layer from 0 on"):
         save_foreign(parts, tmp_path / "new", "circuit_tracer")
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_part_of_an_artifact_is_a_dictionary_too(heads: int, tmp_path: Path) -> None:
+    spec = PartSpec(
+        name="L0.mlp",
+        input_site="blocks.0.mlp.in",
+        output_site="blocks.0.mlp.out",
+        d_in=12,
+        d_out=12,
+        n_latents=30,
+        k=4,
+        heads=heads,
+        skip=True,
+        input_scale=0.5,
+        output_scale=3.0,
+    )
+    part = Part(spec)
+    rng = torch.Generator().manual_seed(8)
+    for tensor in part.parameters():
+        tensor.data.copy_(torch.randn(tensor.shape, generator=rng) * 0.3)
+    part.save(tmp_path / "artifact" / "dictionaries" / "L0.mlp")
+    x = torch.randn(20, 12, generator=rng)
+    found = load_foreign(tmp_path / "artifact")
+    assert list(found) == ["dictionaries/L0.mlp"]
+    save_foreign(found, tmp_path / "set", "circuit_tracer")
+    # In float64, because a part multiplies float32 as bfloat16 where the processor can.
+    wanted = part.double()(x.double()).float()
+    for parts in (found, load_foreign(tmp_path / "set")):
+        (dictionary,) = parts.values()
+        assert torch.allclose(dictionary(x), wanted, atol=1e-5)
+        assert dictionary.spec.reads[0].site == "blocks.0.mlp.in"
 
 
 def test_offsets_of_a_cross_layer_transcoder_add_up(tmp_path: Path) -> None:

@@ -192,6 +192,11 @@ def test_what_cannot_be_checked(
     assert "its blocks are 0 to 4" in said(pca, site="blocks.7.resid_post")
     homeless = Dictionary(autoencoder("unknown", 128, 80, ReLU(), name="homeless"))
     assert "name the place with --site" in said(homeless)
+    ports = [Port(site=f"blocks.{i}.mlp.out", width=128) for i in (2, 3)]
+    layer = DictionarySpec(
+        reads=(ports[0],), writes=tuple(ports), n_latents=9, activation=ReLU(), name="layer"
+    )
+    assert "together with dictionaries of other layers" in said(Dictionary(layer))
     with pytest.raises(UserError, match="nothing but position 0"):
         fit_check(pca, wren, rows[1][:, :1])
 

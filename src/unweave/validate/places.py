@@ -37,9 +37,14 @@ def named_place(
     """The place a person names, or the one that the dictionary names itself.
 
     Raises:
-        UserError: neither names one, the subject has no such site, or one site is named for a
-            dictionary of several.
+        UserError: neither names one, the subject has no such site, one site is named for a
+            dictionary of several, or it is a layer of a cross-layer transcoder.
     """
+    if len(spec.writes) > len(spec.reads):
+        raise UserError(
+            f"{spec.name} writes {len(spec.writes)} sites together with dictionaries of "
+            "other layers: alone it has no place that it could fit"
+        )
     own = Place(tuple(p.site for p in spec.reads), tuple(p.site for p in spec.writes))
     place = own
     if site is not None:

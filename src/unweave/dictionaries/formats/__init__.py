@@ -15,12 +15,13 @@ from pathlib import Path
 
 from unweave.artifact.atomic import new_folder
 from unweave.dictionaries.dictionary import Dictionary
-from unweave.dictionaries.dictionary_files import load_dictionary, save_dictionary
+from unweave.dictionaries.dictionary_files import save_dictionary
 from unweave.dictionaries.formats import (
     circuit_tracer,
     circuit_tracer_writing,
     dictionary_learning,
     gemma_scope,
+    part_folder,
     saelens,
     sparsify,
 )
@@ -33,7 +34,7 @@ _READ: dict[str, Callable[[Path, str], Dictionary]] = {
     dictionary_learning.MARK: dictionary_learning.read,
     gemma_scope.MARK: gemma_scope.read,
     gemma_scope.MARK_2: gemma_scope.read,
-    _OURS: lambda folder, name: load_dictionary(folder),
+    _OURS: part_folder.read,
 }
 """By the file that tells a format."""
 _WRITE: dict[str, Callable[[Dictionary, Path], None]] = {
@@ -48,7 +49,7 @@ FORMATS = (*_WRITE, "circuit_tracer")
 
 
 def load_foreign(path: Path) -> dict[str, Dictionary]:
-    """The dictionaries in a folder of any known format, ours among them, by name.
+    """The dictionaries in a folder of any known format, ours and an artifact's parts among them.
 
     A folder that holds one gives one, named after the folder. Otherwise all folders below are
     searched and the names are paths from here; a circuit-tracer set gives `L0.mlp`, `L1.mlp`, ...

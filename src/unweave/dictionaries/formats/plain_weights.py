@@ -77,7 +77,7 @@ class PlainWeights:
 
 
 def dictionary_of(spec: DictionarySpec, weights: PlainWeights) -> Dictionary:
-    """The dictionary that `spec` describes, with these weights; ports must have scale 1."""
+    """The dictionary that `spec` describes, with these weights in the units of its ports."""
     dictionary = Dictionary(spec)
     state = {
         "encoder.W_enc": weights.W_enc,
