@@ -1,0 +1,1 @@
+"""What settings should be and what comes of them, as laws fitted to measured runs."""
