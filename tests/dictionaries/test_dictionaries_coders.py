@@ -32,6 +32,7 @@ from unweave.dictionaries.coders.pursuit import (
     matching_pursuit,
     orthogonal_matching_pursuit,
 )
+from unweave.validate.check_dictionary import hold_dictionary
 
 D, K = 32, 4
 TRAIN = torch.randn(400, D, generator=torch.Generator().manual_seed(1)) @ torch.randn(
@@ -116,7 +117,7 @@ def test_encoding_is_deterministic_and_row_by_row(case):
     assert torch.equal(whole.support.latent, again.support.latent)
     assert torch.equal(whole.value, again.value)
     part = coder.encode(X[40:50]).dense()
-    torch.testing.assert_close(part, whole.dense()[40:50], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(part, whole.dense()[40:50], rtol=1e-3, atol=1e-3)
 
 
 def test_decoding_is_the_offset_plus_what_the_latents_write(case):
@@ -125,6 +126,11 @@ def test_decoding_is_the_offset_plus_what_the_latents_write(case):
     nothing = coder.decode(SparseCode.from_dense(torch.zeros(1, coder.n_latents)))
     want = code.dense() @ coder.directions() + nothing
     torch.testing.assert_close(coder.decode(code), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_it_passes_the_battery_that_every_dictionary_passes(name):
+    hold_dictionary(CODERS[name][0], X[:48])
 
 
 def test_it_says_more_than_the_mean_and_no_gradient_is_kept(case):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unweave.dictionaries.baselines.linear import Coefficients, read_by
+from unweave.dictionaries.code import of_width
 from unweave.errors import UserError
 from unweave.subject import AttentionWeights, MLPWeights
 
@@ -39,6 +40,7 @@ class ExactMLP(nn.Module):
                 f"unweave.dictionaries.baselines.neurons; known are {', '.join(_ACTIVATIONS)}"
             )
         self._weights, self._act = weights, _ACTIVATIONS[weights.activation]
+        self.d_in = weights.W_in.shape[1]
         self.W_out = weights.W_out.float().contiguous()
         self.b_out = torch.zeros(self.W_out.shape[1]) if weights.b_out is None else weights.b_out
 
@@ -61,6 +63,7 @@ class ExactAttentionOutput(nn.Module):
     def __init__(self, weights: AttentionWeights) -> None:
         super().__init__()
         self.W_out = weights.W_O.flatten(0, 1).float().contiguous()
+        self.d_in = len(self.W_out)
         self.b_out = torch.zeros(self.W_out.shape[1]) if weights.b_O is None else weights.b_O
 
     def neurons(self, z: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
@@ -83,4 +86,8 @@ def coordinates(
 
 def neurons(block: ExactMLP | ExactAttentionOutput, *, k: int | None = None) -> Coefficients:
     """A block's own neurons, from its input to its output; of them the k that write most."""
-    return Coefficients(block.neurons, block.W_out, b_dec=block.b_out, k=k)
+
+    def read(x: Tensor) -> Tensor:
+        return block.neurons(of_width(x, block.d_in, "A block"))
+
+    return Coefficients(read, block.W_out, b_dec=block.b_out, k=k)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unweave.dictionaries.baselines.linear import checked_k, strongest
 from unweave.dictionaries.baselines.scikit import decomposition
-from unweave.dictionaries.code import SparseCode
+from unweave.dictionaries.code import SparseCode, of_width
 from unweave.dictionaries.coders.fista import fista
 from unweave.dictionaries.coders.refit import debias
 from unweave.dictionaries.kernels.ragged import write
@@ -45,8 +45,8 @@ class Parts:
 
     def encode(self, x: Float[Tensor, "rows d"]) -> SparseCode:
         """How much of every part, never negative."""
-        split = halved(x.to(self.halves.dtype) - self.mean)
-        return parts_code(split, self.halves, self.k)
+        rows = of_width(x, len(self.mean), "A factorisation").to(self.halves.dtype)
+        return parts_code(halved(rows - self.mean), self.halves, self.k)
 
     def decode(self, code: SparseCode) -> Float[Tensor, "rows d"]:
         """The parts added up around the mean."""

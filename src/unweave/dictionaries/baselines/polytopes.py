@@ -24,7 +24,7 @@ from unweave.dictionaries.baselines.kmeans import cluster_centres, nearest
 from unweave.dictionaries.baselines.linear import checked_k
 from unweave.dictionaries.baselines.nmf import factorise, parts_code
 from unweave.dictionaries.baselines.pca import pca
-from unweave.dictionaries.code import SparseCode
+from unweave.dictionaries.code import SparseCode, of_width
 from unweave.dictionaries.kernels.ragged import write
 from unweave.subject import MLPWeights
 
@@ -43,7 +43,12 @@ def activation_pattern(weights: MLPWeights) -> Pattern:
     W = weights.W_in if weights.W_gate is None else weights.W_gate
     b = weights.b_in if weights.W_gate is None else weights.b_gate
     read, bias = W.float(), torch.zeros(len(W)) if b is None else b.float()
-    return lambda x: (x.float() @ read.T + bias > 0).float()
+
+    def pattern(x: Tensor) -> Tensor:
+        rows = of_width(x, read.shape[1], "The next layer").float()
+        return (rows @ read.T + bias > 0).float()
+
+    return pattern
 
 
 class PolytopeClusters:

@@ -37,9 +37,9 @@ def fista(
 ) -> SparseCode:
     """The minimum of F per row with momentum, after at most `steps` steps.
 
-    Stops when a step's generalised gradient, L |c_{k+1} - y|, is nowhere larger than `tolerance`
-    times the largest correlation of an atom with a row. A penalty of zero, unless `signed`, is
-    non-negative least squares.
+    A row stops when its step's generalised gradient, L |c_{k+1} - y|, is nowhere larger than
+    `tolerance` times the largest correlation of an atom with the row. A penalty of zero, unless
+    `signed`, is non-negative least squares.
     """
     return _descend(x, W_dec, penalty, signed, steps, tolerance, momentum=True)
 
@@ -94,46 +94,51 @@ def _descend(
     # Two products with D per step, or one with D^T D where that is the smaller matrix.
     gram = W_dec @ W_dec.T if len(W_dec) <= 2 * W_dec.shape[1] else None
 
+    def gradient(c: Tensor, target: Tensor) -> Tensor:
+        return (c @ gram if gram is not None else (c @ W_dec) @ W_dec.T) - target
+
     def shrink(c: Tensor) -> Tensor:
         return F.softshrink(c, penalty / L) if signed else (c - penalty / L).clamp_min_(0)
 
-    tiles = []
-    for rows in x.split(TILE_ROWS) if len(x) else ():
-        target = rows @ W_dec.T
-        gradient = _gradient(W_dec, gram, target)
-        stop = tolerance * target.abs().max().item()
-        tiles.append(
-            SparseCode.from_dense(_minimise(gradient, shrink, target, L, steps, stop, momentum))
+    tiles = [
+        SparseCode.from_dense(
+            _minimise(gradient, shrink, rows @ W_dec.T, L, steps, tolerance, momentum)
         )
+        for rows in (x.split(TILE_ROWS) if len(x) else ())
+    ]
     return _stack(tiles, x, len(W_dec))
 
 
-def _gradient(W_dec: Tensor, gram: Tensor | None, target: Tensor) -> Callable[[Tensor], Tensor]:
-    if gram is None:
-        return lambda c: (c @ W_dec) @ W_dec.T - target
-    return lambda c: c @ gram - target
-
-
 def _minimise(
-    gradient: Callable[[Tensor], Tensor],
+    gradient: Callable[[Tensor, Tensor], Tensor],
     shrink: Callable[[Tensor], Tensor],
-    like: Tensor,
+    target: Tensor,
     L: float,
     steps: int,
-    stop: float,
+    tolerance: float,
     momentum: bool,
 ) -> Tensor:
-    c = torch.zeros_like(like)
-    y, t = c, 1.0
+    """A row that has arrived leaves the tile, so that no row's code depends on its neighbours."""
+    found, going = torch.zeros_like(target), torch.arange(len(target), device=target.device)
+    # Below rounding a row would never arrive, and momentum would only carry the noise around.
+    reachable = max(tolerance, 8 * torch.finfo(target.dtype).eps)
+    stop = reachable * target.abs().amax(1)
+    c = y = found
+    t = 1.0
     for _ in range(steps):
-        last, c = c, shrink(y - gradient(y) / L)
-        if L * (c - y).abs().max().item() <= stop:
-            break
+        last, c = c, shrink(y - gradient(y, target) / L)
+        on = L * (c - y).abs().amax(1) > stop
+        if not on.all():
+            found[going[~on]] = c[~on]
+            going, stop, target, last, c = going[on], stop[on], target[on], last[on], c[on]
+            if not len(going):
+                break
         y = c
         if momentum:
             t, before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
             y = c + (before - 1) / t * (c - last)
-    return c
+    found[going] = c
+    return found
 
 
 def _stack(tiles: list[SparseCode], x: Tensor, n_latents: int) -> SparseCode:
