@@ -27,6 +27,9 @@ class Start(BaseModel):
     length, and point where its decoder rows' data came from when they start at data."""
     offset: Literal["zero", "mean", "median"] = "mean"
     """`b_dec`: zero, the mean or the geometric median of what is to be written."""
+    skip: Literal["zero", "ridge"] = "zero"
+    """`W_skip`, where there is one: zero (Paulo et al. 2025), or the linear map that fits best, in
+    closed form; latents then start at what that leaves over."""
     fires: float | None = Field(default=None, gt=0, lt=1)
     """When given, each encoder bias is set so that its latent fires on this share of the data."""
 
@@ -44,6 +47,19 @@ def geometric_median(
     return guess
 
 
+def ridge_map(
+    x: Float[Tensor, "vectors d_in"], y: Float[Tensor, "vectors d_out"], *, ridge: float = 1e-2
+) -> Float[Tensor, "d_out d_in"]:
+    """The linear map from x to y, both about their means, by ridge regression in closed form.
+
+    `ridge` is taken relative to the mean variance of x.
+    """
+    left, right = x - x.mean(0), y - y.mean(0)
+    gram = left.T @ left
+    gram.diagonal().add_((ridge * gram.diagonal().mean()).clamp_min(1e-6))
+    return torch.linalg.solve(gram, left.T @ right).T
+
+
 @torch.no_grad()
 def initialise_(
     dictionary: Dictionary,
@@ -56,6 +72,9 @@ def initialise_(
     """Set every weight from scaled vectors that it reads (x) and should write (y)."""
     generator = torch.Generator().manual_seed(seed)
     spec = dictionary.spec
+    if dictionary.W_skip is not None and start.skip == "ridge":
+        dictionary.W_skip.copy_(ridge_map(x, y))
+        y = y - x @ dictionary.W_skip.T
     dictionary.b_dec.copy_(_middle(y, start))
     drawn = torch.randint(len(y), (spec.n_latents,), generator=generator)
     decoder = _directions(dictionary.W_dec, y, drawn, start, generator)
