@@ -89,7 +89,7 @@ class Local(BaseModel):
             extra = extra + (frozen + dictionary.b_dec.detach() - seen.y).square().sum(1).mean()
         if isinstance(dictionary.encoder, SwitchEncoder):
             read = seen.x - dictionary.b_dec if dictionary.spec.pre_bias else seen.x
-            extra = extra + self.balance * dictionary.encoder.balance(read)
+            extra = extra + self.balance * seen.y.shape[1] * dictionary.encoder.balance(read)
         return extra
 
 
