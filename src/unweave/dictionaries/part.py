@@ -17,13 +17,17 @@ from torch import Tensor, nn
 
 from unweave.artifact.atomic import write_json
 from unweave.artifact.tensors import TensorForm, load_tensors, save_tensors
-from unweave.dictionaries.kernels.sparse import Code, SparsePart, select_topk
+from unweave.dictionaries.kernels.sparse import Code, SparsePart, product_dtype, select_topk
 from unweave.dictionaries.spec import PartSpec
 from unweave.errors import UserError
 
 
 class Part(nn.Module):
-    """One TopK dictionary, trainable; call it with the input site's vectors."""
+    """One TopK dictionary, trainable; call it with the input site's vectors.
+
+    A new or loaded part is in `eval` mode and exact. In `train` mode `run` multiplies as
+    `product_dtype` says, in bfloat16 where the processor can: then activations keep three digits.
+    """
 
     W_enc: Tensor
     b_enc: Tensor
@@ -42,6 +46,7 @@ class Part(nn.Module):
         skip = nn.Parameter(torch.zeros(spec.d_out, spec.d_in)) if spec.skip else None
         self.register_parameter("W_skip", skip)
         self.register_buffer("start_output", torch.zeros(spec.d_out))
+        self.eval()
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """The part's output for every vector, without regard to positions."""
@@ -50,8 +55,10 @@ class Part(nn.Module):
     def run(self, x: Float[Tensor, "*batch d_in"]) -> tuple[Float[Tensor, "*batch d_out"], Code]:
         """The output and the code of the flattened rows it came from; differentiable in both."""
         rows = (x.reshape(-1, x.shape[-1]) * self.spec.input_scale).contiguous()
+        able = self.training and rows.dtype == torch.float32
+        dtype = product_dtype() if able else rows.dtype
         total, latent, value = SparsePart.apply(
-            rows, self.W_enc, self.b_enc, self.W_dec, self.spec.k, self.spec.heads
+            rows, self.W_enc, self.b_enc, self.W_dec, self.spec.k, self.spec.heads, dtype
         )
         total = total + self.b_dec
         if self.W_skip is not None:

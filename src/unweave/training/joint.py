@@ -80,6 +80,8 @@ def tune_jointly(
         for name, part in parts.items():
             restore_part(part, optimizer, progressed.tensors[name])
     per_step = rows_per_step * tokens.shape[1]
+    for part in parts.values():
+        part.train()
     with progress.task("Tuning jointly", total=steps * per_step, unit="tokens") as advance:
         advance(done * per_step)
         for step in range(done, steps):
@@ -99,8 +101,8 @@ def tune_jointly(
             checkpoints.offer(
                 step + 1, metrics, lambda: {n: part_state(p, optimizer) for n, p in parts.items()}
             )
-    for parameter in parameters:
-        parameter.grad = None
+    for part in parts.values():
+        part.eval().zero_grad()
     return metrics
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from unweave.dictionaries.kernels.sparse import (
     Code,
     decode,
+    product_dtype,
     select_topk,
     value_gradient,
     weight_gradients,
@@ -68,7 +69,8 @@ class LocalTrainer:
         part, spec = self.part, self.part.spec
         with torch.no_grad():
             x, y = x * spec.input_scale, y * spec.output_scale
-            code = select_topk(x, part.W_enc, part.b_enc, spec.k, heads=spec.heads)
+            dtype = product_dtype() if x.dtype == torch.float32 else x.dtype
+            code = select_topk(x, part.W_enc, part.b_enc, spec.k, heads=spec.heads, dtype=dtype)
             error = decode(code, part.W_dec).add_(part.b_dec).sub_(y)
             if part.W_skip is not None:
                 error.addmm_(x, part.W_skip.T)

@@ -2,7 +2,7 @@
 
 A part that reads heads one by one becomes a dictionary whose encoder rows are zero outside their
 head. What a part stores for position 0 (`start_output`) is not kept: a dictionary knows no
-positions. Where a part multiplies in bfloat16 for speed, the dictionary is exact.
+positions.
 """
 
 from pathlib import Path

@@ -23,8 +23,9 @@ TILE_ROWS = 512
 def product_dtype() -> torch.dtype:
     """Number format of the encoder's product: bfloat16 where the processor multiplies it.
 
-    There it is three to four times as fast as float32, and selection does not notice; on a
-    processor that must emulate it, eight times slower.
+    There it is three to four times as fast as float32, and training does not notice; on a
+    processor that must emulate it, eight times slower. What is measured is taken in float32: no
+    number may depend on the processor.
     """
     able = torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(
         getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
@@ -59,10 +60,10 @@ def select_topk(
 ) -> Code:
     """Keep the k largest of `relu(W_enc x + b_enc)` in each row (Gao et al. 2024, TopK).
 
-    The product is taken in `dtype`, by default that of `product_dtype` for float32 inputs.
+    The product is taken in `dtype`, by default that of the input; training asks `product_dtype`.
     """
     rows, n = x.shape[0], W_enc.shape[0]
-    dtype = dtype or (product_dtype() if x.dtype == torch.float32 else x.dtype)
+    dtype = dtype or x.dtype
     read, encoder = x.to(dtype), W_enc.to(dtype)
     latent = torch.empty(rows, k, dtype=torch.long)
     value = torch.empty(rows, k, dtype=x.dtype)
@@ -176,9 +177,9 @@ class SparsePart(torch.autograd.Function):
     """`W_dec^T topk(relu(W_enc x + b_enc))` with the sparse gradients above."""
 
     @staticmethod
-    def forward(ctx, x, W_enc, b_enc, W_dec, k, heads):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, W_enc, b_enc, W_dec, k, heads, dtype=None):  # type: ignore[no-untyped-def]
         """Rows in, rows out; remembers only the code and the input."""
-        code = select_topk(x, W_enc, b_enc, k, heads=heads)
+        code = select_topk(x, W_enc, b_enc, k, heads=heads, dtype=dtype)
         ctx.save_for_backward(x, W_enc, W_dec, code.latent, code.value)
         ctx.heads = heads
         ctx.mark_non_differentiable(code.latent)
@@ -194,4 +195,4 @@ class SparsePart(torch.autograd.Function):
             value_grad = value_grad + value_grad_direct * (value > 0)
         weights = weight_gradients(code, value_grad, x, g, W_enc.shape[0], heads=ctx.heads)
         dx = input_gradient(code, value_grad, W_enc, heads=ctx.heads)
-        return dx, weights.W_enc, weights.b_enc, weights.W_dec, None, None
+        return dx, weights.W_enc, weights.b_enc, weights.W_dec, None, None, None
