@@ -15,38 +15,55 @@ if TYPE_CHECKING:
     from unweave.activations.workers import Workers
     from unweave.artifact.folder import Artifact, open_artifact
     from unweave.decompile.network import DecompiledNetwork
+    from unweave.dictionaries.dictionary import Dictionary
+    from unweave.dictionaries.dictionary_files import load_dictionary, save_dictionary
+    from unweave.dictionaries.dictionary_spec import DictionarySpec, autoencoder
     from unweave.dictionaries.part import Part
     from unweave.dictionaries.spec import PartSpec
     from unweave.errors import UserError
     from unweave.pipeline.decompile import decompile
     from unweave.pipeline.fitting import part_specs
     from unweave.pipeline.settings import DecompileSettings
+    from unweave.pipeline.train import train_site
+    from unweave.pipeline.train_settings import TrainSiteSettings
     from unweave.subject.loading import load_subject, wrap_module
     from unweave.subject.rows import token_rows
     from unweave.training.fit import fit_parts
     from unweave.training.joint import JointSettings, tune_jointly
     from unweave.training.local import LocalSettings
+    from unweave.training.trainee import Trainee, TraineeSettings
+    from unweave.training.trainer import train as train_dictionaries
     from unweave.validate.splice import splice_scores
 
 _WHERE = {
     "Artifact": "artifact.folder",
     "DecompileSettings": "pipeline.settings",
     "DecompiledNetwork": "decompile.network",
+    "Dictionary": "dictionaries.dictionary",
+    "DictionarySpec": "dictionaries.dictionary_spec",
     "HarvestSettings": "activations.window",
     "Harvester": "activations.window",
     "JointSettings": "training.joint",
     "LocalSettings": "training.local",
     "Part": "dictionaries.part",
     "PartSpec": "dictionaries.spec",
+    "TrainSiteSettings": "pipeline.train_settings",
+    "Trainee": "training.trainee",
+    "TraineeSettings": "training.trainee",
     "UserError": "errors",
     "Workers": "activations.workers",
+    "autoencoder": "dictionaries.dictionary_spec",
     "decompile": "pipeline.decompile",
     "fit_parts": "training.fit",
+    "load_dictionary": "dictionaries.dictionary_files",
     "load_subject": "subject.loading",
     "open_artifact": "artifact.folder",
     "part_specs": "pipeline.fitting",
+    "save_dictionary": "dictionaries.dictionary_files",
     "splice_scores": "validate.splice",
     "token_rows": "subject.rows",
+    "train_dictionaries": "training.trainer:train",
+    "train_site": "pipeline.train",
     "tune_jointly": "training.joint",
     "wrap_module": "subject.loading",
 }
@@ -55,22 +72,32 @@ __all__ = [
     "Artifact",
     "DecompileSettings",
     "DecompiledNetwork",
+    "Dictionary",
+    "DictionarySpec",
     "HarvestSettings",
     "Harvester",
     "JointSettings",
     "LocalSettings",
     "Part",
     "PartSpec",
+    "TrainSiteSettings",
+    "Trainee",
+    "TraineeSettings",
     "UserError",
     "Workers",
     "__version__",
+    "autoencoder",
     "decompile",
     "fit_parts",
+    "load_dictionary",
     "load_subject",
     "open_artifact",
     "part_specs",
+    "save_dictionary",
     "splice_scores",
     "token_rows",
+    "train_dictionaries",
+    "train_site",
     "tune_jointly",
     "wrap_module",
 ]
@@ -79,7 +106,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module 'unweave' has no attribute {name!r}")
-    return getattr(import_module(f"unweave.{_WHERE[name]}"), name)
+    room, _, there = _WHERE[name].partition(":")
+    return getattr(import_module(f"unweave.{room}"), there or name)
 
 
 def __dir__() -> list[str]:

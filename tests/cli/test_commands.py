@@ -45,7 +45,16 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert answer.endswith("heavy: [] 0\n")
-    for name in ("subjects", "texts", "decompile", "report", "check", "--version"):
+    for name in (
+        "subjects",
+        "texts",
+        "decompile",
+        "train",
+        "recipes",
+        "report",
+        "check",
+        "--version",
+    ):
         assert name in answer
     assert min(times) < 0.8, f"CPU seconds: {times}; 0.4 on a quiet machine"
 

@@ -75,7 +75,7 @@ def seal(folder: Path, provenance: Provenance) -> Manifest:
     digests = [(path, record.sha256) for path, record in files.items()]
     manifest = Manifest(
         **{name: getattr(provenance, name) for name in Provenance.model_fields},
-        code=CodeRecord(version=__version__, commit=_commit()),
+        code=CodeRecord(version=__version__, commit=source_commit()),
         files=files,
         identity=identity_of(folder, digests),
     )
@@ -123,7 +123,7 @@ def _write(folder: Path, manifest: Manifest) -> None:
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """The commit of the checkout this file belongs to; None for an installed package."""
     here = Path(__file__)
     try:

@@ -12,9 +12,11 @@ from unweave.cli.convert import convert
 from unweave.cli.decompile import decompile
 from unweave.cli.fit_check import fit_check
 from unweave.cli.printable import printable
+from unweave.cli.recipes import recipes
 from unweave.cli.report import report
 from unweave.cli.subjects import subjects
 from unweave.cli.texts import texts
+from unweave.cli.train import train
 from unweave.errors import UserError
 
 FAILED = 2
@@ -32,7 +34,7 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
 )
-for command in (subjects, texts, decompile, report, check, convert, fit_check):
+for command in (subjects, texts, decompile, report, check, convert, fit_check, train, recipes):
     app.command(command)
 
 

@@ -1,0 +1,109 @@
+"""`unweave train`: dictionaries at a site, by a recipe."""
+
+import json
+from pathlib import Path
+
+from unweave.cli.counts import Count
+from unweave.errors import UserError
+
+
+def train(
+    subject: str,
+    /,
+    *,
+    site: str,
+    out: Path,
+    to: str | None = None,
+    recipe: str | None = None,
+    k: str | None = None,
+    penalty: str | None = None,
+    latents: Count | None = None,
+    lr: float | None = None,
+    batch: Count | None = None,
+    text: str | None = None,
+    tokens: Count | None = None,
+    context: int | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+) -> None:
+    """Train sparse dictionaries at a site, several in one pass of the subject; resumes if cut off.
+
+    Parameters
+    ----------
+    subject
+        A name that `unweave subjects` lists, a Hugging Face folder, a GGUF file or a hub id.
+    site
+        Where vectors are read, such as blocks.2.resid_post; several with commas between them.
+    out
+        The folder for the result: new, finished earlier, or left by an interrupted run.
+    to
+        Where they are written, for a transcoder; the site read when not given.
+    recipe
+        A name that `unweave recipes` lists, or several with commas (default: batchtopk).
+    k
+        Latents per token, or several with commas: each recipe is trained with each.
+    penalty
+        Weight of the penalty instead of k, or several with commas.
+    latents
+        Latents of a dictionary (default: eight times the width).
+    lr
+        Learning rate in place of the recipe's own, which is meant for long runs.
+    batch
+        Vectors in a step (default: 512).
+    text
+        A name that `unweave texts` lists, a file, a folder or hub:NAME of a data set.
+    tokens
+        Tokens to train on, such as 400k or 2M, held-out ones included.
+    context
+        Tokens in a row (default: 128).
+    seed
+        The seed of every random choice.
+    threads
+        Processor threads to use.
+    """
+    from pydantic import ValidationError
+
+    from unweave.pipeline.train import train_site
+    from unweave.pipeline.train_settings import TrainSiteSettings
+    from unweave.progress import watching
+
+    flags = {
+        "site": _listed(site), "to": _listed(to), "recipe": _listed(recipe), "k": _listed(k),
+        "penalty": _listed(penalty), "latents": latents, "lr": lr, "batch": batch, "text": text,
+        "tokens": tokens, "context": context, "seed": seed, "threads": threads,
+    }  # fmt: skip
+    try:
+        settings = TrainSiteSettings.model_validate(
+            {name: value for name, value in flags.items() if value is not None}
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"--{first['loc'][0]}: {first['msg']}") from error
+    _show(train_site(subject, settings, out=out, progress=watching()))
+
+
+def _listed(value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(part.strip() for part in value.split(","))
+
+
+def _show(folder: Path) -> None:
+    """One line a dictionary: how sparse, how true, and what it costs the network."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("dictionary")
+    for title in ("L0", "FVU", "alive", "CE rise (nats)", "KL (nats)"):
+        table.add_column(title, justify="right")
+    for name, found in scores["trained"].items():
+        for member, fidelity in found["dictionaries"].items():
+            shown = [fidelity["l0"], fidelity["fvu"], fidelity["alive"]]
+            shown += [found["ce_increase"]["value"], found["kl"]["value"]]
+            cells = ("-" if number is None else f"{number:.4g}" for number in shown)
+            many = len(found["dictionaries"]) > 1
+            table.add_row(escape(f"{name}/{member}" if many else name), *cells)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"On {scores['tokens']:,} held-out tokens. All of it: {folder}", markup=False)

@@ -1,0 +1,239 @@
+"""Train dictionaries at a site: text -> windows of activations -> training -> held-out scores.
+
+    run.json                  subject, text, code, seed, resolved settings; every file with its hash
+    metrics.jsonl             what was logged while training
+    scores.json               held-out fidelity, rise of the cross-entropy, KL, loss recovered
+    dictionaries/NAME/        weights.safetensors, spec.json; for a set a folder a member
+
+The folder appears whole or not at all; a run that was cut off goes on and ends in the same bytes.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from unweave._version import __version__
+from unweave.activations.window import Harvester
+from unweave.activations.workers import Workers
+from unweave.artifact.atomic import Json, new_folder, write_json, write_json_lines
+from unweave.artifact.manifest import files_in, record_of, source_commit
+from unweave.dictionaries.cross_layer import load_cross_layer, save_cross_layer
+from unweave.dictionaries.dictionary import Dictionary
+from unweave.dictionaries.dictionary_files import load_dictionary, save_dictionary
+from unweave.errors import UserError
+from unweave.pipeline.job import Request, begin, unfinished
+from unweave.pipeline.train_scores import heldout_scores
+from unweave.pipeline.train_settings import TrainSiteSettings
+from unweave.pipeline.train_sites import Planned, check_order, later_sites, plan, ports_of
+from unweave.progress import QUIET, Progress
+from unweave.subject import Subject, TokenRows, load_subject, token_rows
+from unweave.training.batches import TokenSource, VectorBatch, WindowSource
+from unweave.training.checkpoint import Metrics
+from unweave.training.trainee import Trainee
+from unweave.training.trainer import TrainSettings, train
+
+RUN = "run.json"
+"""The record of what was done."""
+Sets = dict[str, dict[str, Dictionary]]
+
+
+class _Run(NamedTuple):
+    """One run under way."""
+
+    subject: Subject
+    settings: TrainSiteSettings
+    text: TokenRows
+    planned: list[Planned]
+    work: Path
+    workers: Workers
+    progress: Progress
+
+
+def train_site(
+    subject: str | Subject,
+    settings: TrainSiteSettings,
+    *,
+    out: Path,
+    progress: Progress = QUIET,
+) -> Path:
+    """Train every recipe with every k from one pass of the subject; returns `out`.
+
+    End-to-end recipes need the subject at each of their steps and take a pass of their own.
+
+    Raises:
+        UserError: a site, recipe or text that cannot be used, or `out` is taken.
+    """
+    loaded = load_subject(subject) if isinstance(subject, str) else subject
+    chosen = settings.model_dump(mode="json", exclude={"threads", "checkpoint_seconds"})
+    request = Request(subject=loaded.fingerprint, version=__version__, settings=chosen)
+    out = out.absolute()
+    if _finished(out, request):
+        shutil.rmtree(unfinished(out), ignore_errors=True)
+        progress.say(f"{out} holds that run already")
+        return out
+    reads = ports_of(loaded, settings.site)
+    writes = ports_of(loaded, settings.to or settings.site)
+    check_order(loaded, reads, writes)
+    planned = plan(settings, reads, writes, later_sites(loaded, settings.to or settings.site))
+    text = token_rows(
+        loaded, settings.text, tokens=settings.tokens, context=settings.context,
+        seed=settings.seed, progress=progress,
+    )  # fmt: skip
+    with Workers(settings.threads) as workers:
+        run = _Run(loaded, settings, text, planned, unfinished(out), workers, progress)
+        _window_source(run)  # too little text is refused before anything is made
+        begin(out, request)
+        lines, sets = _train_all(run)
+        rows = text.heldout[: max(1, settings.heldout_tokens // settings.context)]
+        scores = heldout_scores(loaded, sets, rows, text.train, progress=progress)
+    return _finish(run, request, out, lines, scores)
+
+
+def _train_all(run: _Run) -> tuple[Metrics, Sets]:
+    """Both passes, each unless it is done; the log and what was trained, in the order planned."""
+    lines: Metrics = []
+    sets: Sets = {}
+    for name, with_subject in (("vectors", False), ("tokens", True)):
+        mine = [p for p in run.planned if p.end_to_end == with_subject]
+        if mine:
+            lines += _pass(run, name, mine)
+            sets |= {p.name: _load(run, p) for p in mine}
+    return lines, {p.name: sets[p.name] for p in run.planned}
+
+
+def _pass(run: _Run, name: str, planned: list[Planned]) -> Metrics:
+    done = run.work / "done" / f"{name}.json"
+    if not done.is_file():
+        source, first = _source(run, tokens=name == "tokens")
+        settings = run.settings
+        trainees = [
+            Trainee(
+                {key: Dictionary(spec) for key, spec in p.built.specs.items()},
+                p.built.settings,
+                steps=source.steps,
+                batch=source.batch,
+                seed=settings.seed + 1,
+                name=p.name,
+            )
+            for p in planned
+        ]
+        log = train(
+            trainees,
+            source,
+            begin=first,
+            settings=TrainSettings(
+                log_every=settings.log_every, checkpoint_seconds=settings.checkpoint_seconds
+            ),
+            folder=run.work / name,
+            workers=run.workers,
+            progress=run.progress,
+        )
+        for trainee in trainees:
+            _save(run, trainee)
+        write_json(done, {"log": log})
+    return json.loads(done.read_text(encoding="utf-8"))["log"]
+
+
+def _window_source(run: _Run) -> tuple[Harvester, WindowSource]:
+    settings = run.settings
+    harvester = Harvester(
+        run.subject, run.text.train, _sites(settings), workers=run.workers, seed=settings.seed,
+        settings=settings.harvest,
+    )  # fmt: skip
+    return harvester, WindowSource(harvester, batch=settings.batch, epochs=settings.epochs)
+
+
+def _source(run: _Run, *, tokens: bool) -> tuple[WindowSource | TokenSource, VectorBatch]:
+    """Where batches come from, and the vectors that scales and first weights are taken from."""
+    harvester, windows = _window_source(run)
+    first = VectorBatch({s: rows.clone() for s, rows in harvester.window(0).vectors.items()})
+    if not tokens:
+        return windows, first
+    settings, rows = run.settings, run.text.train
+    at_once = max(1, settings.batch // (settings.context - 1))
+    later = [site for p in run.planned for site in p.later]
+    source = TokenSource(
+        run.subject, rows, rows=at_once, steps=max(1, settings.epochs * len(rows) // at_once),
+        capture=list(dict.fromkeys([*_sites(settings), *later])), seed=settings.seed,
+    )  # fmt: skip
+    return source, first
+
+
+def _sites(settings: TrainSiteSettings) -> list[str]:
+    return list(dict.fromkeys((*settings.site, *settings.to)))
+
+
+def _home(run: _Run, name: str) -> Path:
+    return run.work / "artifact" / "dictionaries" / name
+
+
+def _save(run: _Run, trainee: Trainee) -> None:
+    home, members = _home(run, trainee.name), trainee.dictionaries
+    if len(members) > 1:
+        save_cross_layer(members, home)
+        return
+    with new_folder(home) as partial:
+        for dictionary in members.values():
+            save_dictionary(dictionary, partial)
+
+
+def _load(run: _Run, planned: Planned) -> dict[str, Dictionary]:
+    home, specs = _home(run, planned.name), planned.built.specs
+    return (
+        load_cross_layer(home)
+        if len(specs) > 1
+        else {name: load_dictionary(home) for name in specs}
+    )
+
+
+def _finished(out: Path, request: Request) -> bool:
+    if not (out / RUN).is_file():
+        return False
+    found = json.loads((out / RUN).read_text(encoding="utf-8"))
+    wanted = json.loads(request.model_dump_json())
+    have = {
+        "subject": found["subject"]["fingerprint"],
+        "version": found["code"]["version"],
+        "settings": found["settings"],
+    }
+    if have != wanted:
+        raise UserError(f"{out} holds another run already: choose another --out or remove it")
+    return True
+
+
+def _finish(run: _Run, request: Request, out: Path, lines: Metrics, scores: Json) -> Path:
+    """Write what was logged and measured, hash everything, put the folder where it belongs."""
+    folder, subject, text = run.work / "artifact", run.subject, run.text
+    write_json_lines(folder / "metrics.jsonl", lines)
+    write_json(folder / "scores.json", scores)
+    files = {path: record_of(folder / path) for path in files_in(folder) if path != RUN}
+    write_json(
+        folder / RUN,
+        {
+            "subject": {
+                "name": subject.name, "fingerprint": subject.fingerprint, "family": subject.family,
+                "parameters": subject.parameters,
+            },
+            "text": {
+                "name": text.source, "description": text.description, "sha256": text.sha256,
+                "train_tokens": _count(text.train), "heldout_tokens": _count(text.heldout),
+            },
+            "code": {"version": request.version, "commit": source_commit()},
+            "seed": run.settings.seed,
+            "settings": request.settings,
+            "trained": {p.name: p.built.settings.model_dump(mode="json") for p in run.planned},
+            "files": {path: record.model_dump() for path, record in files.items()},
+        },
+    )  # fmt: skip
+    if out.is_dir():
+        out.rmdir()  # empty: `begin` has looked
+    folder.rename(out)
+    shutil.rmtree(run.work, ignore_errors=True)
+    return out
+
+
+def _count(rows: Tensor) -> int:
+    return rows.numel()

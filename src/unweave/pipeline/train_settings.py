@@ -1,0 +1,80 @@
+"""What a user can change about training dictionaries at a site."""
+
+from itertools import product
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from unweave.activations.window import HarvestSettings
+
+
+class Choice(NamedTuple):
+    """One dictionary, or set of them, that is trained."""
+
+    name: str
+    """What its folder and its lines in the log are called."""
+    recipe: str
+    """Name of its recipe."""
+    k: int | None
+    """Latents per token, where asked for."""
+    penalty: float | None
+    """Weight of its penalty, where asked for."""
+
+
+class TrainSiteSettings(BaseModel):
+    """Dictionaries at one site, or from one to another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    site: tuple[str, ...] = Field(min_length=1)
+    """Site read; several are concatenated, or for `clt` one a layer."""
+    to: tuple[str, ...] = ()
+    """Site written, when it is not the one read."""
+    recipe: tuple[str, ...] = ("batchtopk",)
+    """Recipes, each trained from the same pass of the subject."""
+    k: tuple[PositiveInt, ...] = ()
+    """Latents per token; every recipe is trained with each."""
+    penalty: tuple[PositiveFloat, ...] = ()
+    """Weights of the penalty, instead of k; every recipe is trained with each."""
+    latents: PositiveInt | None = None
+    """Latents of a dictionary; eight times the width written when not given."""
+    lr: PositiveFloat | None = None
+    """Peak learning rate in place of each recipe's own, which is meant for long runs."""
+    batch: PositiveInt = 512
+    """Vectors in a step."""
+    epochs: PositiveInt = 1
+    """How often the text is gone through."""
+    text: str = "self"
+    """Text to run the subject on: self, wiki, heldout, a file, a folder or hub:DATASET."""
+    tokens: PositiveInt = 400_000
+    """Tokens of it, held-out ones included."""
+    context: int = Field(default=128, ge=3)
+    """Tokens in a row; three at least, as what the start token predicts is not measured."""
+    heldout_tokens: PositiveInt = 16_384
+    """Held-out tokens on which the result is measured, at most."""
+    seed: NonNegativeInt = 0
+    """Seed of every random choice."""
+    threads: PositiveInt | None = None
+    """Single-threaded workers; all cores when not given. The result does not depend on it."""
+    log_every: PositiveInt = 50
+    """Steps between two lines of the log."""
+    checkpoint_seconds: float = Field(default=120.0, ge=0)
+    """Unfinished training is saved this often, and what was done since is lost in a kill."""
+    harvest: HarvestSettings = HarvestSettings()
+    """How activations are held."""
+
+    def choices(self) -> list[Choice]:
+        """Every recipe with every k and every penalty, in the order given."""
+        return [
+            Choice(_name(recipe, k, penalty), recipe, k, penalty)
+            for recipe, k, penalty in product(
+                dict.fromkeys(self.recipe),
+                dict.fromkeys(self.k) or (None,),
+                dict.fromkeys(self.penalty) or (None,),
+            )
+        ]
+
+
+def _name(recipe: str, k: int | None, penalty: float | None) -> str:
+    sparse = "" if k is None else f"-k{k}"
+    return recipe + sparse + ("" if penalty is None else f"-penalty{penalty:g}")

@@ -1,0 +1,120 @@
+"""Which sites dictionaries are trained at, and what is trained there."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from unweave.dictionaries.dictionary_spec import Port
+from unweave.errors import UserError
+from unweave.pipeline.train_settings import Choice, TrainSiteSettings
+from unweave.subject import Subject
+from unweave.subject.sites import canonical, list_sites
+from unweave.training.recipes.ask import Ask, Built
+from unweave.training.recipes.catalog import recipe
+
+
+class Planned(NamedTuple):
+    """One choice carried out as far as can be told before training."""
+
+    name: str
+    """What its folder and its lines in the log are called."""
+    built: Built
+    """Its specs and settings."""
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether its steps run the subject."""
+        return self.built.settings.objective.kind == "end_to_end"
+
+    @property
+    def later(self) -> tuple[str, ...]:
+        """Sites after its own that its objective looks at."""
+        return getattr(self.built.settings.objective, "downstream_sites", ())
+
+
+def ports_of(subject: Subject, sites: Sequence[str]) -> tuple[Port, ...]:
+    """Sites with the width of their vectors, measured in a run of two tokens.
+
+    Raises:
+        UserError: no such site, one that holds no vectors of a fixed width, or the same one twice.
+    """
+    if twice := [site for site in sites if list(sites).count(site) > 1]:
+        raise UserError(f"site {twice[0]} is given twice")
+    widths = []
+    for rows in (2, 3):
+        tokens = torch.full((1, rows), subject.start_token or 0, dtype=torch.long)
+        found = subject.run(tokens, capture=list(sites), logits=False).sites
+        widths.append([found[site][0, 0].numel() for site in sites])
+    ports = []
+    for site, width, again in zip(sites, *widths, strict=True):
+        if width != again or canonical(site).endswith("attn.pattern"):
+            raise UserError(f"{site} holds no vectors of one width, so that no dictionary fits it")
+        ports.append(Port(site=site, width=width))
+    return tuple(ports)
+
+
+def check_order(subject: Subject, reads: Sequence[Port], writes: Sequence[Port]) -> None:
+    """Refuse to write what the network computes before what is read.
+
+    Where no table row knows the network, nobody knows the order, and nothing is refused.
+
+    Raises:
+        UserError: a dictionary that could never stand in the network.
+    """
+    try:
+        order = list_sites(subject.geometry)
+    except UserError:
+        return
+    for read, write in zip(reads, writes, strict=False):
+        first, second = canonical(read.site), canonical(write.site)
+        if first in order and second in order and order.index(first) > order.index(second):
+            raise UserError(
+                f"{write.site} is computed before {read.site}: read the earlier and write the later"
+            )
+
+
+def later_sites(subject: Subject, written: Sequence[str]) -> tuple[str, ...]:
+    """The residual stream before every block that comes after what is written."""
+    if subject.family == "module":
+        return ()
+    names = [canonical(site) for site in written]
+    blocks = [int(name.split(".")[1]) for name in names if name.startswith("blocks.")]
+    first = max(blocks, default=-1) + 1
+    return tuple(f"blocks.{i}.resid_pre" for i in range(first, subject.n_layers))
+
+
+def plan(
+    settings: TrainSiteSettings,
+    reads: tuple[Port, ...],
+    writes: tuple[Port, ...],
+    later: tuple[str, ...],
+) -> list[Planned]:
+    """Every choice as a recipe makes it.
+
+    Raises:
+        UserError: no such recipe, or one that cannot be carried out at these sites.
+    """
+    return [
+        Planned(choice.name, _built(choice, settings, reads, writes, later))
+        for choice in settings.choices()
+    ]
+
+
+def _built(
+    choice: Choice,
+    settings: TrainSiteSettings,
+    reads: tuple[Port, ...],
+    writes: tuple[Port, ...],
+    later: tuple[str, ...],
+) -> Built:
+    make = recipe(choice.recipe)
+    latents = settings.latents or 8 * sum(port.width for port in writes)
+    ask = Ask(
+        reads=reads, writes=writes, n_latents=latents, k=choice.k, penalty=choice.penalty,
+        lr=settings.lr, later=later,
+    )  # fmt: skip
+    try:
+        return make(ask)
+    except ValueError as error:  # what a spec refuses it says in its last line
+        raise UserError(f"{choice.name}: {str(error).splitlines()[-1].strip()}") from error
