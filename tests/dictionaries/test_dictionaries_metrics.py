@@ -93,3 +93,13 @@ def test_codes_join_and_part_again() -> None:
     joined = SparseCode.cat([code.between(0, 20), code.between(20, 20), code.between(20, 64)])
     assert torch.equal(joined.dense(), code.dense())
     assert torch.equal(code.between(5, 9).dense(), code.dense()[5:9])
+
+
+def test_targets_that_are_zero_have_no_length_to_compare_with() -> None:
+    """A planted row may hold no feature; what is written there shows in the error alone."""
+    y, code = some()
+    y[:5] = 0
+    found = fidelity_of(fidelity_sums(y, 0.7 * y + 1e-3 * (y == 0), code))
+    assert found.l2_ratio == pytest.approx(0.7, rel=1e-5)
+    assert found.cosine == pytest.approx(1)
+    assert fidelity_of(fidelity_sums(y, 0.7 * y + 1.0 * (y == 0), code)).mse > found.mse

@@ -23,6 +23,8 @@ class FidelitySums:
 
     rows: int
     """Vectors seen."""
+    pointing: int
+    """Of these, targets that are not zero and so have a direction and a length to compare with."""
     target: Float[Tensor, " d_out"]
     """Sum of the target vectors."""
     target_sq: float
@@ -56,9 +58,9 @@ class Fidelity(NamedTuple):
     fvu: float
     """Squared error over the target's variance around its mean; 0 is perfect, 1 is the mean."""
     cosine: float
-    """Mean cosine between target and output."""
+    """Mean cosine between target and output, over targets that are not zero."""
     l2_ratio: float
-    """Mean of |output| / |target|; below 1 the dictionary shrinks."""
+    """Mean of |output| / |target| over targets that are not zero; below 1 the dictionary shrinks."""
     gamma: float
     """Relative reconstruction bias, the g that minimises E|output / g - target|^2 (Rajamanoharan
     et al. 2024): E|output|^2 / E[output . target]; below 1 is shrinkage."""
@@ -75,16 +77,17 @@ def fidelity_sums(
 ) -> FidelitySums:
     """What one batch of targets, outputs and the code between them adds up to."""
     y, y_hat = y.double(), y_hat.double()
-    length = y.norm(dim=1).clamp_min(1e-12)
-    length_hat, dot = y_hat.norm(dim=1), (y * y_hat).sum(1)
+    length, length_hat, dot = y.norm(dim=1), y_hat.norm(dim=1), (y * y_hat).sum(1)
+    on = length > 0
     return FidelitySums(
         rows=len(y),
+        pointing=int(on.sum()),
         target=y.sum(0),
         target_sq=y.square().sum().item(),
         output_sq=length_hat.square().sum().item(),
         dot=dot.sum().item(),
-        cosine=(dot / (length * length_hat.clamp_min(1e-12))).sum().item(),
-        ratio=(length_hat / length).sum().item(),
+        cosine=(dot / (length * length_hat.clamp_min(1e-12)))[on].sum().item(),
+        ratio=(length_hat / length)[on].sum().item(),
         error_sq=(y - y_hat).square().sum().item(),
         fired=code.fired(),
     )
@@ -98,8 +101,8 @@ def fidelity_of(sums: FidelitySums) -> Fidelity:
         l0=_ratio(sums.fired.sum().item(), rows),
         mse=_ratio(sums.error_sq, rows * width),
         fvu=_ratio(sums.error_sq, variance),
-        cosine=_ratio(sums.cosine, rows),
-        l2_ratio=_ratio(sums.ratio, rows),
+        cosine=_ratio(sums.cosine, sums.pointing),
+        l2_ratio=_ratio(sums.ratio, sums.pointing),
         gamma=_ratio(sums.output_sq, sums.dot),
         alive=(sums.fired > 0).double().mean().item(),
         density=density_histogram(sums.fired, rows),
