@@ -60,7 +60,7 @@ class Fidelity(NamedTuple):
     cosine: float
     """Mean cosine between target and output, over targets that are not zero."""
     l2_ratio: float
-    """Mean of |output| / |target| over targets that are not zero; below 1 the dictionary shrinks."""
+    """Mean of |output| / |target| over such targets; below 1 the dictionary shrinks."""
     gamma: float
     """Relative reconstruction bias, the g that minimises E|output / g - target|^2 (Rajamanoharan
     et al. 2024): E|output|^2 / E[output . target]; below 1 is shrinkage."""
