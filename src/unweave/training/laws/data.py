@@ -97,15 +97,15 @@ def two_nn(
     share `discard` of the largest ratios (Facco et al. 2017). Vectors equal to another are
     skipped. `among` gives more vectors to look for neighbours in and must hold `vectors`.
     """
-    among = vectors if among is None else among
+    vectors, among = vectors.double(), (vectors if among is None else among).double()
     nearest = []
     for part in vectors.split(512):
         distance = torch.cdist(part, among)
         nearest.append(distance.topk(3, dim=1, largest=False).values)
     found = torch.cat(nearest)
     # The nearest one is the vector itself, up to rounding; twins have no ratio.
-    real = found[:, 1] > 1e-6 * found[:, 2].clamp_min(1e-12)
-    ratio = (found[real, 2] / found[real, 1]).double().log().sort().values
+    real = found[:, 1] > 1e-5 * found[:, 2].clamp_min(1e-12)
+    ratio = (found[real, 2] / found[real, 1]).log().sort().values
     if len(ratio) < 16:
         return float("nan")
     kept = ratio[: int(len(ratio) * (1 - discard))]
