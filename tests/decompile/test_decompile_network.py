@@ -11,6 +11,7 @@ from unweave.decompile.network import DecompiledNetwork
 from unweave.dictionaries.part import Part
 from unweave.pipeline.fitting import part_specs
 from unweave.subject.generation import continue_rows
+from unweave.subject.key_values import cache_argument, roomy_cache
 from unweave.training.stand_in import AtStart, stand_ins
 
 
@@ -72,6 +73,16 @@ def test_writing_with_a_cache_equals_writing_without(subject, parts):
             row = torch.cat([row, network(row)[:, -1:].argmax(-1)], dim=1)
     assert written == row[0, 3:].tolist()
     assert len(set(written)) > 1
+
+
+def test_a_start_token_later_in_a_cached_row_gets_no_constant(subject, parts):
+    network = DecompiledNetwork(subject, parts)
+    model, row = network.skeleton, torch.tensor([[START, 7, 9, START]])
+    cache = {cache_argument(model): roomy_cache(model.config, 4), "use_cache": True}
+    with torch.no_grad():
+        model(row[:, :3], **cache)
+        stepped = model(row[:, 3:], **cache).logits[:, -1]
+        torch.testing.assert_close(stepped, network(row)[:, -1], rtol=1e-4, atol=1e-5)
 
 
 def test_it_leaves_the_subject_alone(subject, parts):

@@ -53,7 +53,7 @@ class DecompiledNetwork(nn.Module):
     def _note_start(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         # With a key-value cache only the first call sees position 0.
         tokens = args[0] if args else kwargs.get("input_ids")
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
         seen = 0 if cache is None else cache.get_seq_length()
         start = self.subject.start_token
         first = tokens[:, 0] if isinstance(tokens, Tensor) else torch.empty(0)

@@ -103,13 +103,14 @@ class _Stepper:
     """Logits of the next token, given only the tokens that have not been seen yet."""
 
     def __init__(self, model: nn.Module, room: int) -> None:
-        from unweave.subject.key_values import roomy_cache
+        from unweave.subject.key_values import cache_argument, roomy_cache
 
         self._model = cast(Callable[..., _Output], model)
         self._cache: _Cache = roomy_cache(model.config, room)
+        self._seen = {cache_argument(model): self._cache}
 
     def __call__(self, tokens: Tensor) -> Float[Tensor, "batch vocab"]:
-        output = self._model(tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        output = self._model(tokens, **self._seen, use_cache=True, logits_to_keep=1)
         return output.logits[:, -1].float()
 
     def keep(self, rows: Tensor) -> None:

@@ -4,7 +4,9 @@ Laying each step's keys behind a fresh copy of all earlier ones is most of the t
 network takes to write.
 """
 
-from torch import Tensor
+import inspect
+
+from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
@@ -50,3 +52,8 @@ def roomy_cache(config: PretrainedConfig, room: int) -> DynamicCache:
         _RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def cache_argument(model: nn.Module) -> str:
+    """What the model calls its cache: `cache`, or `past_key_values` before transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
