@@ -160,9 +160,7 @@ def reconstruct(
         return run_members(members, vectors).written
 
 
-def site_fvu(
-    members: Members, vectors: Mapping[str, Float[Tensor, "rows _"]]
-) -> dict[str, float]:
+def site_fvu(members: Members, vectors: Mapping[str, Float[Tensor, "rows _"]]) -> dict[str, float]:
     """Share of each site's variance that the set leaves unexplained; 1 is the mean."""
     found = {}
     for site, written in reconstruct(members, vectors).items():
