@@ -112,10 +112,10 @@ def one_to_one(
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
     """Pairs above the bar, no row or column twice, that are closest in sum (Hungarian method)."""
     try:
-        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+        from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise UserError(
-            "One-to-one matching needs scipy: install it with `pip install unweave[baselines]`"
+            "One-to-one matching needs scipy; install it with: pip install 'unweave[baselines]'"
         ) from error
     worth = torch.where(closeness > bar, closeness, 0.0)
     rows, columns = (worth > 0).any(1).nonzero()[:, 0], (worth > 0).any(0).nonzero()[:, 0]

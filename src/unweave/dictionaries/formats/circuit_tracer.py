@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from pydantic import PositiveInt
 
 from unweave.artifact.tensors import TensorForm, load_tensors, tensor_shapes
