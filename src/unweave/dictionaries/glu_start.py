@@ -56,18 +56,28 @@ def start_glu_(
     dictionary.W_dec[:taken] = down
     offset = torch.zeros_like(dictionary.b_dec) if weights.b_out is None else weights.b_out
     dictionary.b_dec.copy_(offset.to(dictionary.b_dec) * dictionary.output_scale)
-    rest = dictionary.n_latents - taken
-    if rest:
-        at = torch.randint(len(scaled), (rest,), generator=generator)
-        middle = scaled.mean(0)
-        towards = F.normalize(scaled[at] - middle, dim=1)
-        missing = F.normalize((target - dictionary.run(scaled).y)[at], dim=1)
-        shut = torch.zeros_like(towards)
-        open_bias = torch.ones(rest)  # silu(1) is no gate at all, but one that can learn to shut
-        new = slice(taken, None)
-        _fill(encoder, new, shut, open_bias, towards, -(towards @ middle))
-        dictionary.W_dec[new] = missing
+    if taken < dictionary.n_latents:
+        _fill_from_data(dictionary, slice(taken, None), scaled, target, generator)
     dictionary.b_dec += (target - dictionary.run(scaled).y).mean(0)
+
+
+def _fill_from_data(
+    dictionary: Dictionary,
+    new: slice,
+    scaled: Tensor,
+    target: Tensor,
+    generator: torch.Generator,
+) -> None:
+    """Latents that read a drawn input's direction and write what was missing there."""
+    rest = len(dictionary.W_dec[new])
+    at = torch.randint(len(scaled), (rest,), generator=generator)
+    middle = scaled.mean(0)
+    towards = F.normalize(scaled[at] - middle, dim=1)
+    missing = F.normalize((target - dictionary.run(scaled).y)[at], dim=1)
+    open_bias = torch.ones(rest)  # silu(1) is hardly a gate, but one that can learn to shut
+    gate = torch.zeros_like(towards)
+    _fill(dictionary.encoder, new, gate, open_bias, towards, -(towards @ middle))
+    dictionary.W_dec[new] = missing
 
 
 def _signed_neurons(

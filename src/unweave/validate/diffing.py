@@ -88,12 +88,7 @@ def latent_scaling(
     """
     a, b = pair_of_sites(dictionary, first, second)
     lengths = site_lengths(dictionary)
-    ports = dictionary.spec.writes
-    if ports[a].width != ports[b].width:
-        raise UserError(
-            f"{ports[a].site} and {ports[b].site} have widths {ports[a].width} and "
-            f"{ports[b].width}: a direction of one cannot be looked for in the other"
-        )
+    _check_widths(dictionary, a, b)
     own_is_b = lengths[:, b] > lengths[:, a]
     parts = dictionary.decoder().split([p.width for p in dictionary.spec.writes], dim=1)
     direction = torch.where(own_is_b[:, None], parts[b], parts[a])
@@ -112,6 +107,15 @@ def latent_scaling(
     own[:, 0] += 1.0  # the latent's own part, put back into its model's error
     ordered = torch.stack([own[:, 0], other[:, 0], own[:, 1], other[:, 1]], dim=1)
     return Scaling(other[:, 0] / own[:, 0], other[:, 1] / own[:, 1], ordered, fired.double())
+
+
+def _check_widths(dictionary: Dictionary, a: int, b: int) -> None:
+    ports = dictionary.spec.writes
+    if ports[a].width != ports[b].width:
+        raise UserError(
+            f"{ports[a].site} and {ports[b].site} have widths {ports[a].width} and "
+            f"{ports[b].width}: a direction of one cannot be looked for in the other"
+        )
 
 
 def _sums(
