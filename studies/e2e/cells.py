@@ -11,7 +11,7 @@ class Cell:
     """One dictionary."""
 
     kind: str
-    """local, e2e, e2e+ds, local>ds N% (local, then e2e+ds for the last N%) or random."""
+    """local, e2e, e2e+ds, local>ds N% (e2e+ds for the last N%), local>e2e N% or random."""
     activation: str
     """relu (with L1) or topk."""
     weight: float
@@ -24,7 +24,10 @@ class Cell:
     @property
     def local_share(self) -> float:
         """Share of the steps with the local objective before the end-to-end one."""
-        return {"local": 1.0, "local>ds 10%": 0.9, "local>ds 50%": 0.5}.get(self.kind, 0.0)
+        if self.kind == "local":
+            return 1.0
+        _, _, rest = self.kind.partition(" ")
+        return 1 - float(rest.rstrip("%")) / 100 if rest else 0.0
 
     def build_activation(self) -> ReLU | TopK:
         return ReLU() if self.activation == "relu" else TopK(k=int(self.weight))
@@ -45,16 +48,20 @@ class Plan:
     downstream: float
     """Weight of the later sites' mean relative error, beside 0.5 for the KL."""
     held_rows: int
+    local_rows: int
+    """Rows whose vectors longer local runs visit again and again."""
+    judge: str = "float32"
+    """Number format of the network that the dictionaries are judged in."""
 
 
 PLANS = {
     "wren": Plan(
         text="self", tokens=400_000, context=128, latents=1024, rows=4, steps=300, lr=3e-3,
-        downstream=0.5, held_rows=64,
+        downstream=0.5, held_rows=64, local_rows=1600,
     ),
     "smollm2-135m": Plan(
-        text="wiki", tokens=400_000, context=128, latents=2304, rows=4, steps=110, lr=2e-3,
-        downstream=0.5, held_rows=48,
+        text="wiki", tokens=400_000, context=128, latents=2304, rows=4, steps=60, lr=2e-3,
+        downstream=0.5, held_rows=32, local_rows=800, judge="bfloat16",
     ),
 }  # fmt: skip
 
@@ -76,9 +83,7 @@ CELLS = {
         *topk("local>ds 10%", 10, times=10),
     ],
     "smollm2-135m": [
-        *relu("local", 1, 2, 4, 6), *relu("e2e", 6), *relu("e2e+ds", 6),
-        *topk("local", 16, 32, 64, 128), *topk("local", 32, times=4),
-        *topk("e2e", 32), *topk("e2e+ds", 32), *topk("local>ds 10%", 32),
-        *topk("local>ds 50%", 32), *topk("random", 32),
+        *topk("local", 16, 32, 64, times=10), *topk("local>ds 10%", 32, times=10),
+        *topk("local>e2e 10%", 32, times=10), *topk("random", 32),
     ],
 }  # fmt: skip

@@ -46,7 +46,7 @@ def main(name: str, layer: int, seed: int) -> None:
     site = f"blocks.{layer}.resid_pre"
     later = tuple(f"blocks.{i}.resid_pre" for i in range(layer + 1, subject.n_layers))
     later = later or (f"blocks.{layer}.resid_post",)
-    judge = load_subject(name, dtype="float32")
+    judge = load_subject(name, dtype=plan.judge)
     held = text.heldout[: plan.held_rows]
     means = site_means(judge, [site], text.train[: plan.held_rows])
     trainees = {cell: trainee(cell, plan, site, later, seed, subject.d_model) for cell in wanted}
@@ -118,11 +118,8 @@ def trainee(
 
 
 def settings(cell: Cell, plan: Plan, later: tuple[str, ...]) -> TraineeSettings:
-    objective = Local()
-    if cell.kind == "e2e":
-        objective = EndToEnd(downstream_sites=later)
-    elif cell.kind == "e2e+ds":
-        objective = EndToEnd(kl=0.5, downstream=plan.downstream, downstream_sites=later)
+    local = cell.local_share > 0 or cell.kind == "random"
+    objective = Local() if local else end_to_end(cell.kind.removeprefix("e2e+"), plan, later)
     penalty = Penalty(form=L1(), weight=cell.weight)
     return TraineeSettings(
         objective=objective,
@@ -133,6 +130,13 @@ def settings(cell: Cell, plan: Plan, later: tuple[str, ...]) -> TraineeSettings:
         # So that a short run does not spend itself on closing latents that start half open.
         start=Start(fires=0.05 if cell.activation == "relu" else None),
     )
+
+
+def end_to_end(kind: str, plan: Plan, later: tuple[str, ...]) -> EndToEnd:
+    """`e2e` is KL alone, `ds` half of it and the later sites beside it."""
+    if kind == "e2e":
+        return EndToEnd(downstream_sites=later)
+    return EndToEnd(kl=0.5, downstream=plan.downstream, downstream_sites=later)
 
 
 def fit(
@@ -154,15 +158,15 @@ def fit(
     for one in trainees.values():
         one.begin(VectorBatch({site: begin}))
     spent = dict.fromkeys(trainees, 0.0)
-    together = {cell: one for cell, one in trainees.items() if cell.times == 1}
+    together = {
+        cell: one for cell, one in trainees.items() if cell.times == 1 and cell.kind != "random"
+    }
     for step in range(plan.steps if together else 0):
         start = time.process_time()
         batch = source.at(step)
         original = time.process_time() - start
         here = VectorBatch({site: batch.original.sites[site][:, 1:].flatten(0, 1).float()})
         for cell, one in together.items():
-            if cell.kind == "random":
-                continue
             start = time.process_time()
             local = step < round(cell.local_share * plan.steps)
             if step and step == round(cell.local_share * plan.steps):
@@ -171,20 +175,23 @@ def fit(
             spent[cell] += time.process_time() - start + (0.0 if local else original)
         if step % 50 == 0:
             print(step, {t.name: round(spent[c], 1) for c, t in together.items()}, flush=True)
-    for cell, one in trainees.items():
-        if cell.times > 1:
-            start = time.process_time()
-            fit_longer(one, cell, plan, subject, rows, site, later, seed)
-            spent[cell] = time.process_time() - start
+    longer = {cell: one for cell, one in trainees.items() if cell.times > 1}
+    again = rows[: plan.local_rows].split(16) if longer else []
+    held = [vectors(subject, group, site) for group in again]
+    for cell, one in longer.items():
+        start = time.process_time()
+        fit_longer(one, cell, plan, subject, rows, torch.cat(held), later, seed)
+        spent[cell] = time.process_time() - start
+        print(cell, round(spent[cell], 1), flush=True)
     return spent
 
 
 def tuned(one: Trainee, cell: Cell, plan: Plan, later: tuple[str, ...]) -> Trainee:
     """The same dictionary, to be trained end to end for the rest, with a schedule of its own."""
     steps = plan.steps * cell.times - one.steps
-    changes = {"objective": EndToEnd(kl=0.5, downstream=plan.downstream, downstream_sites=later)}
+    objective = end_to_end(cell.kind.partition(" ")[0].removeprefix("local>"), plan, later)
     return Trainee(
-        one.dictionaries, one.settings.model_copy(update=changes),
+        one.dictionaries, one.settings.model_copy(update={"objective": objective}),
         steps=steps, batch=one._batch, name=one.name,
     )  # fmt: skip
 
@@ -195,13 +202,13 @@ def fit_longer(
     plan: Plan,
     subject: Subject,
     rows: torch.Tensor,
-    site: str,
+    held: torch.Tensor,
     later: tuple[str, ...],
     seed: int,
 ) -> None:
     """A dictionary for more steps: local ones on vectors held in memory."""
     if cell.local_share:
-        held = torch.cat([vectors(subject, group, site) for group in rows.split(16)])
+        site = one.dictionaries["d"].spec.reads[0].site
         source = ArraySource({site: held}, batch=one._batch, steps=one.steps, seed=seed)
         for step in range(one.steps):
             one.step(source.at(step))
