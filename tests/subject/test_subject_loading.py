@@ -36,7 +36,7 @@ def edit_weights(folder, change):
 
 
 def test_a_saved_network_loads_as_it_was(saved, tokens):
-    subject = load_subject(str(saved))
+    subject = load_subject(str(saved), dtype="float32")
     assert (subject.name, subject.family) == ("tiny-llama", "llama")
     assert torch.equal(subject.run(tokens).logits, tiny_model("llama")(tokens).logits)
     assert not subject.model.training
@@ -63,7 +63,7 @@ def test_sharded_weights_load(folder, tokens):
     index = {"metadata": {}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model.safetensors").unlink()
-    loaded = load_subject(str(folder))
+    loaded = load_subject(str(folder), dtype="float32")
     assert torch.equal(loaded.run(tokens).logits, tiny_model("llama")(tokens).logits)
     (folder / "b.safetensors").unlink()
     with pytest.raises(UserError, match=r"b\.safetensors is missing though the index names it"):
@@ -186,7 +186,7 @@ def test_a_hub_model_loads_from_its_snapshot(monkeypatch, saved, tokens):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(saved))
-    subject = load_subject("owner/model")
+    subject = load_subject("owner/model", dtype="float32")
     assert subject.name == "owner/model"
     assert torch.equal(subject.run(tokens).logits, tiny_model("llama")(tokens).logits)
 
@@ -238,7 +238,7 @@ def test_an_unknown_architecture_runs_by_module_paths(tmp_path, tokens):
 
 
 def test_stories260k_loads(shared_data):
-    subject = load_subject(str(shared_data / "stories260K" / "hf"))
+    subject = load_subject(str(shared_data / "stories260K" / "hf"), dtype="float32")
     assert (subject.name, subject.n_layers, subject.d_model) == ("stories260K", 5, 64)
     ids = subject.tokenizer.encode("Once upon a time, there was a")
     assert subject.tokenizer.decode(ids).strip() == "Once upon a time, there was a"
@@ -252,7 +252,7 @@ def test_stories260k_loads(shared_data):
 
 
 def test_wren_loads():
-    subject = load_subject("wren")
+    subject = load_subject("wren", dtype="float32")
     assert subject.name == "wren"
     text = "Once upon a time there was a little girl."
     ids = subject.tokenizer.encode(text)

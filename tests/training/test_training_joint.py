@@ -170,8 +170,9 @@ class DensePart(nn.Module):
         return torch.cat([self.start_output.expand(len(y), 1, -1), y[:, 1:]], dim=1)
 
 
-def test_steps_are_adam_on_the_gradient_of_the_stated_loss(subject, started):
+def test_steps_are_adam_on_the_gradient_of_the_stated_loss(subject, started, monkeypatch):
     """One row of text, so that every draw is that row; three steps with all parts in place."""
+    monkeypatch.setattr("unweave.dictionaries.part.product_dtype", lambda: torch.float32)
     row = tiny_rows(1, 16, seed=4)
     settings = JointSettings(
         tokens=3 * 32, micro_rows=2, micro_batches=1, lr=1e-3, everything_share=1.0, clip=0.5,

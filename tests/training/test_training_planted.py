@@ -164,8 +164,9 @@ def test_revived_latents_of_heads_read_their_own_head():
         assert heads[:, latent // 8].max() > 0.98
 
 
-def test_a_step_is_adam_on_the_hubers_gradient():
+def test_a_step_is_adam_on_the_hubers_gradient(monkeypatch):
     """Against float64 autograd through a dense layer; a few enormous targets among the rows."""
+    monkeypatch.setattr("unweave.training.local.product_dtype", lambda: torch.float32)
     truth = directions(TRUE, WIDTH, seed=1)
     x = coefficients(BATCH, seed=5) @ truth
     y = x @ torch.randn(WIDTH, 24, generator=torch.Generator().manual_seed(0))
