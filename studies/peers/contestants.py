@@ -9,8 +9,10 @@ unweave itself runs.
 """
 
 import contextlib
+import importlib.util
 import io
 import json
+import os
 import resource
 import sys
 import time
@@ -42,18 +44,21 @@ class Batches:
 
 
 def unweave(data: Batches, lr: float, seed: int):
-    """The recipe `fast-topk`, on the rows in the order in which they lie."""
+    """The recipe `topk-short`, on the rows in the order in which they lie."""
     from unweave.dictionaries.dictionary import Dictionary
+    from unweave.dictionaries.dictionary_spec import Port
     from unweave.subject import keep_freed_memory
     from unweave.training.batches import VectorBatch
-    from unweave.training.recipes import recipe
+    from unweave.training.recipes.ask import Ask
+    from unweave.training.recipes.catalog import recipe
     from unweave.training.trainee import Trainee
     from unweave.training.trainer import TrainSettings, train
 
     keep_freed_memory()
-    made = recipe("fast-topk", site="x", width=WIDTH, n_latents=LATENTS, k=K)
-    dictionary = Dictionary(made.spec)
-    settings = made.settings.model_copy(update={"lr": lr}) if lr else made.settings
+    port = Port(site="x", width=WIDTH)
+    asked = Ask(reads=(port,), writes=(port,), n_latents=LATENTS, k=K, lr=lr or None)
+    specs, settings = recipe("topk-short")(asked)
+    dictionary = Dictionary(specs["dictionary"])
 
     class Source:
         steps, batch = data.steps, data._batch
@@ -177,7 +182,22 @@ def dictionary_learning(data: Batches, lr: float, seed: int):
     return fit, apply, lambda: kept["trainer"].ae.decoder.weight.T.detach()
 
 
+def hand_tuned(data: Batches, lr: float, seed: int):
+    """The script that this project began with, not part of it: HAND_TUNED names its file."""
+    spec = importlib.util.spec_from_file_location("hand_tuned", os.environ["HAND_TUNED"])
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    fit, code_of, directions = script.p_reffast("topk_ebbwd_csr", LATENTS, data, lr or 1e-3, None)
+
+    def apply(x):
+        output, code = code_of(x)
+        return output, (code != 0).sum(0)
+
+    return fit, apply, directions
+
+
 CONTESTANTS = {
+    "hand-tuned": hand_tuned,
     "unweave": unweave,
     "sparsify": sparsify,
     "sparsify-signum": lambda *a: sparsify(*a, signum=True),

@@ -3,9 +3,10 @@
     python studies/peers/race.py --environments DIR --work DIR [--vectors 1024000] [--only NAME ...]
 
 DIR/sparsify, DIR/saelens and DIR/dictionary_learning are virtual environments (see README.md);
-whoever has none is left out and named. All get the same vectors in the same order, the same width,
-k and batch, one thread, and a seed that is not the data's. A name may carry a learning rate after
-an @ (`sparsify@0.003`). Writes results.json and the table of README.md beside this script.
+whoever has none is left out and named. The hand-tuned script runs where HAND_TUNED names its file.
+All get the same vectors in the same order, the same width, k and batch, one thread, and a seed that
+is not the data's. A name may carry a learning rate after an @ (`sparsify@0.003`). Writes
+results.json beside this script and prints the table.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from unweave.validate.worlds.peers_workload import peers_workload
 HERE = Path(__file__).parent
 WORLD, DATA, LEARNER, HELDOUT = 5, 6, 1234, 16_384
 FIELD = (
-    "unweave", "sparsify", "sparsify@0.003", "sparsify-signum", "dictionary_learning",
-    "dictionary_learning@0.003", "saelens", "saelens@0.003",
+    "unweave", "hand-tuned", "sparsify", "sparsify@0.003", "sparsify-signum",
+    "dictionary_learning", "saelens",
 )  # fmt: skip
 HOMES = {"sparsify-signum": "sparsify"}
 
@@ -61,13 +62,17 @@ def write_vectors(world, path: Path, vectors: int) -> None:
 def run(name: str, asked, world) -> dict | None:
     kind, _, lr = name.partition("@")
     home = asked.environments / HOMES.get(kind, kind) / "bin" / "python"
-    python = Path(sys.executable) if kind == "unweave" else home
-    if not python.exists():
+    python = Path(sys.executable) if kind in ("unweave", "hand-tuned") else home
+    if not python.exists() or (kind == "hand-tuned" and "HAND_TUNED" not in os.environ):
         print(f"{name}: no environment at {home.parent.parent}")
         return None
     command = [str(python), str(HERE / "contestants.py"), name, str(asked.work)]
     command += [str(asked.vectors), str(asked.batch), lr or "0", str(LEARNER)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "BS": str(asked.batch),
+    }
     subprocess.run(command, check=True, env=environment)
     found = np.load(asked.work / f"{name}.npz")
     row = {"name": name, **json.loads(str(found["seconds"])), **score(found, asked.work, world)}

@@ -55,6 +55,11 @@ TABLE = {
         "start.offset": "median", "spec.activation.k": 32, "spec.layer_norm": True,
         "spec.pre_bias": True, "spec.decoder": "unit",
     },
+    "topk-short": {
+        "lr": 4e-3, "betas": (0.9, 0.995), "schedule.decay_from": 0.3, "start.encoder": 0.3,
+        "dead.auxk.k": K, "dead.silent_share": 0.015, "k_from": 4.0, "k_until": 0.6,
+        "spec.activation.k": K, "spec.decoder": "unit",
+    },
     "batchtopk": {
         "lr": PUBLISHED_LR, "dead.auxk.weight": 1 / 32, "spec.activation.memory": 0.999,
         "spec.activation.kind": "batchtopk", "spec.pre_bias": True,

@@ -16,6 +16,7 @@ RECIPES: dict[str, Recipe] = {
     "jumprelu-2024": penalised.jumprelu_2024,
     "jumprelu-2025-01": penalised.jumprelu_2025_01,
     "topk-gao": choosing.topk_gao,
+    "topk-short": choosing.topk_short,
     "batchtopk": choosing.batchtopk,
     "matryoshka": choosing.matryoshka,
     "gated": penalised.gated,

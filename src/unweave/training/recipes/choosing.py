@@ -12,6 +12,7 @@ from unweave.errors import UserError
 from unweave.training.dead import AuxK, DeadLatents
 from unweave.training.objectives.local import Local
 from unweave.training.recipes.ask import Ask, Built, gao_lr, rooted
+from unweave.training.schedule import Schedule
 from unweave.training.trainee import TraineeSettings
 
 _GAO_DEAD = DeadLatents(auxk=AuxK(weight=1 / 32))
@@ -41,6 +42,27 @@ def topk_gao(ask: Ask) -> Built:
     """
     spec = ask.spec(TopK(k=ask.chosen("topk-gao")), pre_bias=ask.same, layer_norm=ask.same)
     return Built({"dictionary": spec}, _gao(ask))
+
+
+def topk_short(ask: Ask) -> Built:
+    """TopK for runs of about a million vectors: ours, studies/peers.
+
+    Four times k latents at first, coming down to k at 0.6 of the run, give every latent something
+    to learn from before they compete; lr 4e-3, from 0.3 of the run on down to zero; encoder rows
+    start at 0.3 of the decoder's, so that they can turn; AuxK with k latents, dead after 0.015 of
+    the run.
+    """
+    k = ask.chosen("topk-short")
+    settings = TraineeSettings(
+        lr=ask.lr or 4e-3,
+        betas=(0.9, 0.995),
+        schedule=Schedule(decay_from=0.3),
+        start=Start(encoder=0.3),
+        dead=DeadLatents(silent_share=0.015, auxk=AuxK(k=k)),
+        k_from=4.0,
+        k_until=0.6,
+    )
+    return Built({"dictionary": ask.spec(TopK(k=k))}, settings)
 
 
 def batchtopk(ask: Ask) -> Built:
