@@ -169,12 +169,13 @@ class _Outlook:
         tokens = tokens or self.tokens
         batch, l1 = self.numbers.batch, None
         if self.settings.form == "l1":
-            l1 = self.numbers.l1.weight(k, n, self.width)
+            l1 = self.numbers.l1.weight(k, self.width)
         return Trial(
             n_latents=n,
             k=k if l1 is None else None,
             l1=l1,
-            lr=self.numbers.rate(n, k, tokens / batch),
+            target_l0=None if l1 is None else k,
+            lr=self.numbers.best_rate(n, k, tokens / batch, self.width),
             tokens=tokens,
             batch=batch,
             warmup=self.numbers.warmup,
@@ -247,8 +248,13 @@ class _Outlook:
             f"By {by} these data lie {shift:+.2f} +- {Z90 * math.sqrt(variance):.2f} in log FVU "
             "from the data of the law.",
             f"The best learning rate goes as n^{rate.n_power:.2f} k^{rate.k_power:.2f} "
-            f"steps^{rate.steps_power:.2f}.",
+            f"steps^{rate.steps_power:.2f} width^{numbers.rate_width:.2f}.",
             f"n={n} is the narrowest affordable width within {EARNS:.0%} of the best FVU.",
+            *(
+                ["The L1 weight is a first guess, steered to the L0 while training."]
+                if self.settings.form == "l1"
+                else []
+            ),
             *([] if near else [f"n={n}, k={k} lie beyond what was measured: trust this less."]),
         ]
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -71,6 +71,7 @@ Work = Callable[[list[Trial]], list[Outcome]]
 """Trains trials that share a pass."""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Something that does pieces of work, here or on other machines."""
 
@@ -232,6 +233,7 @@ def ray_executor(address: str | None = None) -> Executor:
     return RayExecutor(ray)
 
 
+@runtime_checkable
 class RemoteCalls(Protocol):
     """What is used of the module `ray`."""
 
@@ -248,6 +250,7 @@ class RemoteCalls(Protocol):
         ...
 
 
+@runtime_checkable
 class RemoteCall(Protocol):
     """A function that runs elsewhere."""
 

@@ -49,6 +49,8 @@ class Trial(BaseModel):
     """TopK with so many latents per token ..."""
     l1: NonNegativeFloat | None = None
     """... or ReLU with an L1 penalty of this weight, on vectors of norm sqrt(width)."""
+    target_l0: PositiveFloat | None = None
+    """With `l1`: steer the weight towards so many active latents."""
     lr: PositiveFloat
     """Peak learning rate of Adam."""
     tokens: PositiveInt
@@ -75,7 +77,9 @@ class Trial(BaseModel):
 
     def settings(self) -> TraineeSettings:
         """How it is trained."""
-        charged = () if self.l1 is None else (Penalty(form=L1(), weight=self.l1),)
+        charged: tuple[Penalty, ...] = ()
+        if self.l1 is not None:
+            charged = (Penalty(form=L1(), weight=self.l1, target_l0=self.target_l0),)
         return TraineeSettings(lr=self.lr, penalties=charged, schedule=Schedule(warmup=self.warmup))
 
     def flops(self, width: int) -> float:

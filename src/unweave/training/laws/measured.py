@@ -14,6 +14,8 @@ from unweave.training.laws.scaling import Interval, ScalingLaw
 from unweave.training.laws.shift import DataShift
 from unweave.training.laws.transfer import RateLaw
 
+LAW_WIDTH = 128
+"""Width of the vectors that the law of the rate is about."""
 Z90 = 1.645
 """Standard deviations on either side of 90 % of a Gaussian."""
 
@@ -37,15 +39,16 @@ class DeadLaw(BaseModel):
 
 
 class L1Law(BaseModel):
-    """log L0 = weights . (1, log lambda / sqrt(width), log n/1024) of ReLU with an L1 penalty.
+    """log L0 = weights . (1, log lambda / sqrt(width)) of ReLU with an L1 penalty.
 
     Vectors have norm sqrt(width), so that lambda / sqrt(width) is free of units: it is what one
-    unit of the penalty is worth beside a vector's length.
+    unit of the penalty is worth beside a vector's length. It is a first guess: at equal values
+    data differ in L0 by `scatter`, so the weight is steered while training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    weights: tuple[float, float, float]
+    weights: tuple[float, float]
     """Least squares over all data sets."""
     scatter: float
     """Standard deviation of log L0 around it."""
@@ -54,11 +57,10 @@ class L1Law(BaseModel):
     excess_scatter: float
     """Its standard deviation."""
 
-    def weight(self, l0: float, n: float, width: int) -> float:
+    def weight(self, l0: float, width: int) -> float:
         """The penalty weight at which so many latents should be active."""
-        constant, slope, in_n = self.weights
-        asked = (math.log(l0) - constant - in_n * math.log(n / 1024)) / slope
-        return math.sqrt(width) * math.exp(asked)
+        constant, slope = self.weights
+        return math.sqrt(width) * math.exp((math.log(l0) - constant) / slope)
 
 
 class CEScatter(BaseModel):
@@ -87,8 +89,10 @@ class Measured(BaseModel):
     """Standard deviation in log FVU of a run around a law fitted to its own data."""
     rate: RateLaw
     """Best learning rates."""
+    rate_width: float
+    """Power of the vectors' width that the best rate goes with, over that of the law's data."""
     rate_scatter: float
-    """Standard deviation of log best rate between data sets."""
+    """Standard deviation of log best rate between data sets, the width's part taken out."""
     dead: DeadLaw
     """Dead latents."""
     l1: L1Law
@@ -100,7 +104,11 @@ class Measured(BaseModel):
     warmup: float
     """Share of warm-up of those runs."""
     flops_per_second: float
-    """Speed on the machine of the study, one core."""
+    """Speed of one core of the study's machine: the 95th percentile of runs that shared it."""
+
+    def best_rate(self, n: float, k: float, steps: float, width: int) -> float:
+        """The learning rate for a size, a number of steps and a width of the vectors."""
+        return self.rate(n, k, steps) * (width / LAW_WIDTH) ** self.rate_width
 
 
 @cache

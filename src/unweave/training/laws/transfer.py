@@ -147,13 +147,20 @@ class RateCurve(NamedTuple):
         return float(np.exp(x[1] + step)), float(np.exp(a * step**2 + b * step + c))
 
     def loss_at(self, rate: float) -> float:
-        """FVU at a rate, straight between measured ones in log-log and on beyond the ends."""
+        """FVU at a rate: in log-log, a parabola through the three measured ones around it, and
+        straight on beyond the ends."""
         rates, losses = self._sorted()
         if len(rates) < 2:
             raise UserError("A curve of one learning rate says nothing about another: measure two")
-        at = int(np.clip(np.searchsorted(rates, np.log(rate)), 1, len(rates) - 1))
-        share = (np.log(rate) - rates[at - 1]) / (rates[at] - rates[at - 1])
-        return float(np.exp(losses[at - 1] + share * (losses[at] - losses[at - 1])))
+        x = np.log(rate)
+        if len(rates) == 2 or not rates[0] <= x <= rates[-1]:
+            at = 1 if x < rates[0] else len(rates) - 1
+            share = (x - rates[at - 1]) / (rates[at] - rates[at - 1])
+            return float(np.exp(losses[at - 1] + share * (losses[at] - losses[at - 1])))
+        middle = int(np.clip(np.argmin(np.abs(rates - x)), 1, len(rates) - 2))
+        near = slice(middle - 1, middle + 2)
+        found = np.polyfit(rates[near] - x, losses[near], 2)
+        return float(np.exp(found[2]))
 
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
         usable = sorted((r, f) for r, f in self.losses.items() if 0 < f < float("inf"))
@@ -223,7 +230,7 @@ def rule_losses(
 ) -> dict[str, float]:
     """What each rule loses: log FVU at the rate carried over from `narrow`, less the best's."""
     rate, _ = narrow.best()
-    best = min(wide.losses.values())
+    _, best = wide.best()
     return {
         name: float(np.log(wide.loss_at(rate * (wide.n / narrow.n) ** power) / best))
         for name, power in rules.items()
