@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+import torch
 import transformers
 from pydantic import ValidationError
 from tiny_subject import family_subject, tiny_llama
@@ -81,6 +82,17 @@ def test_a_random_network_of_any_family_goes_the_whole_way(family, text, tmp_pat
     assert all(part.l0 <= 4 for part in scores.parts)
     assert scores.splice.propagated.kl.value > 0
     assert not unfinished(out).exists()
+
+
+def test_a_bfloat16_network_goes_the_whole_way_too(text, tmp_path):
+    """As `load_subject` makes it where the processor multiplies bfloat16."""
+    subject = reading(tiny_llama())
+    subject.model.to(torch.bfloat16)
+    out = decompile(subject, settings=TINY.model_copy(update={"text": text}), out=tmp_path / "x")
+    assert check(out).violations == []
+    scores = open_artifact(out).scores()
+    assert 0 < scores.splice.propagated.kl.value < scores.controls["mean_ablation"].kl.value
+    assert all(0 < part.fvu < 1 for part in scores.parts)
 
 
 def test_a_context_with_no_room_for_samples_is_no_obstacle(llama, text, tmp_path):

@@ -32,6 +32,21 @@ def test_blocks_from_weights_are_the_subjects_own(family):
     assert torch.allclose(out, at["blocks.1.attn.out"], atol=1e-5)
 
 
+def test_blocks_of_a_bfloat16_subject_are_float32_inside():
+    weights = tiny_llama().mlp_weights(0)
+    halved = {
+        n: w.bfloat16() if isinstance(w, torch.Tensor) else w for n, w in vars(weights).items()
+    }
+    coarse = type(weights)(**halved)
+    back = type(weights)(
+        **{n: w.float() if isinstance(w, torch.Tensor) else w for n, w in halved.items()}
+    )
+    x = torch.randn(20, 32).bfloat16()
+    assert ExactMLP(coarse).neurons(x.float()).equal(ExactMLP(back).neurons(x.float()))
+    assert ExactMLP(coarse)(x).equal(ExactMLP(back)(x.float()).bfloat16())
+    assert ExactMLP(coarse)(x).dtype == torch.bfloat16
+
+
 def test_an_unknown_activation_function_is_named():
     weights = tiny_llama().mlp_weights(0)
     with pytest.raises(UserError, match="squared_relu_of_mine"):

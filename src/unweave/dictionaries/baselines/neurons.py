@@ -30,7 +30,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class ExactMLP(nn.Module):
-    """The subject's own MLP, from its weights by table."""
+    """The subject's own MLP, from its weights by table; in float32 whatever theirs is."""
 
     def __init__(self, weights: MLPWeights) -> None:
         super().__init__()
@@ -39,32 +39,31 @@ class ExactMLP(nn.Module):
                 f"The activation function {weights.activation} has no formula in "
                 f"unweave.dictionaries.baselines.neurons; known are {', '.join(_ACTIVATIONS)}"
             )
-        self._weights, self._act = weights, _ACTIVATIONS[weights.activation]
-        self.d_in = weights.W_in.shape[1]
+        self._act, self.d_in = _ACTIVATIONS[weights.activation], weights.W_in.shape[1]
+        self._read = _in_float32(weights.W_in, weights.b_in)
+        gate = weights.W_gate
+        self._gate = None if gate is None else _in_float32(gate, weights.b_gate)
         self.W_out = weights.W_out.float().contiguous()
-        self.b_out = torch.zeros(self.W_out.shape[1]) if weights.b_out is None else weights.b_out
+        self.b_out = _offset(weights.b_out, self.W_out)
 
     def neurons(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_mlp"]:
         """Activations of the neurons."""
-        w = self._weights
-        up = F.linear(x, w.W_in, w.b_in)
-        if w.W_gate is None:
-            return self._act(up)
-        return self._act(F.linear(x, w.W_gate, w.b_gate)) * up
+        up = F.linear(x, *self._read)
+        return self._act(up) if self._gate is None else self._act(F.linear(x, *self._gate)) * up
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """`mlp.in` to `mlp.out`."""
-        return self.neurons(x) @ self.W_out + self.b_out
+        return (self.neurons(x.float()) @ self.W_out + self.b_out).to(x.dtype)
 
 
 class ExactAttentionOutput(nn.Module):
-    """The subject's own attention output projection; its neurons are the entries of z."""
+    """The subject's own attention output projection, in float32; z's entries are its neurons."""
 
     def __init__(self, weights: AttentionWeights) -> None:
         super().__init__()
         self.W_out = weights.W_O.flatten(0, 1).float().contiguous()
         self.d_in = len(self.W_out)
-        self.b_out = torch.zeros(self.W_out.shape[1]) if weights.b_O is None else weights.b_O
+        self.b_out = _offset(weights.b_O, self.W_out)
 
     def neurons(self, z: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """The entries of z."""
@@ -72,7 +71,15 @@ class ExactAttentionOutput(nn.Module):
 
     def forward(self, z: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """`attn.z` to `attn.out`."""
-        return z @ self.W_out + self.b_out
+        return (z.float() @ self.W_out + self.b_out).to(z.dtype)
+
+
+def _in_float32(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return weight.float(), None if bias is None else bias.float()
+
+
+def _offset(bias: Tensor | None, W_out: Tensor) -> Tensor:
+    return torch.zeros(W_out.shape[1]) if bias is None else bias.float()
 
 
 def coordinates(
