@@ -15,6 +15,8 @@ from unweave.cli.printable import printable
 from unweave.cli.recipes import recipes
 from unweave.cli.report import report
 from unweave.cli.subjects import subjects
+from unweave.cli.suggest import suggest
+from unweave.cli.sweep import sweep
 from unweave.cli.texts import texts
 from unweave.cli.train import train
 from unweave.errors import UserError
@@ -34,7 +36,10 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
 )
-for command in (subjects, texts, decompile, report, check, convert, fit_check, train, recipes):
+COMMANDS = (
+    subjects, texts, decompile, report, check, convert, fit_check, train, recipes, suggest, sweep,
+)  # fmt: skip
+for command in COMMANDS:
     app.command(command)
 
 

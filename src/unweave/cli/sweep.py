@@ -70,8 +70,9 @@ def sweep(
     from unweave.training.sweep import PLOT, SweepSettings, ray_executor
     from unweave.training.sweep import sweep as run
 
-    flags = {"n_latents": widths, "k": k, "lr": rates, "guided": guided, "seeds": (seed,)}
-    settings = validated(SweepSettings, flags | {"tokens": (tokens,)})
+    fields = {"n_latents": widths, "k": k, "lr": rates, "guided": guided, "seeds": (seed,)}
+    fields["tokens"] = (tokens,)
+    settings = validated(SweepSettings, fields, flags={"n_latents": "widths", "lr": "rates"})
     executor = None if ray is None else ray_executor(ray)
     network, progress = load_subject(subject), watching()
     source = text or ("heldout" if network.name == "wren" else "self")

@@ -1,27 +1,30 @@
 """Settings made from flags, with the flag named that does not do."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from unweave.errors import UserError
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-Settings = TypeVar("Settings", bound="BaseModel")
+Settings = TypeVar("Settings")
 
 
-def validated(kind: type[Settings], flags: Mapping[str, object]) -> Settings:
-    """Settings of a kind.
+def validated(
+    kind: Callable[..., Settings],
+    fields: Mapping[str, object],
+    *,
+    flags: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings of a kind; `flags` gives the names of flags that differ from their fields'.
 
     Raises:
-        UserError: a flag's value is refused.
+        UserError: a value is refused.
     """
     from pydantic import ValidationError
 
     try:
-        return kind.model_validate(flags)
+        return kind(**fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        raise UserError(f"--{name.replace('_', '-')}: {first['msg']}") from error
+        field = str(first["loc"][0]) if first["loc"] else "settings"
+        flag = (flags or {}).get(field, field.replace("_", "-"))
+        raise UserError(f"--{flag}: {first['msg']}") from error
