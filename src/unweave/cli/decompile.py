@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from unweave.cli.counts import Count, parse_count
-from unweave.errors import UserError
+from unweave.cli.counts import Count
 
 if TYPE_CHECKING:
     from unweave.pipeline.settings import DecompileSettings
@@ -54,30 +53,7 @@ def decompile(
 
 def resolve(flags: dict[str, str | int], config: Path | None) -> "DecompileSettings":
     """The settings of a run: what the file says, flags over it, defaults for the rest."""
-    from pydantic import ValidationError
-
+    from unweave.cli.config import configured
     from unweave.pipeline.settings import DecompileSettings
 
-    chosen = {**(_settings_in(config) if config is not None else {}), **flags}
-    try:
-        return DecompileSettings.model_validate(chosen)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(step) for step in first["loc"])
-        top = str(first["loc"][0]) if first["loc"] else ""
-        where = f"--{name}" if top in flags or config is None else f"{config}, {name}"
-        raise UserError(f"{where}: {first['msg']}") from error
-
-
-def _settings_in(config: Path) -> dict[str, object]:
-    import tomllib
-
-    try:
-        settings = tomllib.loads(config.read_text(encoding="utf-8"))
-        if isinstance(settings.get("tokens"), str):
-            settings["tokens"] = parse_count(settings["tokens"])
-    except OSError as error:
-        raise UserError(f"--config {config} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"--config {config} is no TOML file of settings ({error})") from error
-    return settings
+    return configured(DecompileSettings, flags, config)

@@ -2,17 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from unweave.cli.counts import Count
-from unweave.errors import UserError
 
 
 def train(
     subject: str,
     /,
     *,
-    site: str,
     out: Path,
+    site: str | None = None,
     to: str | None = None,
     recipe: str | None = None,
     k: str | None = None,
@@ -25,6 +27,8 @@ def train(
     context: int | None = None,
     seed: int | None = None,
     threads: int | None = None,
+    track: str | None = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> None:
     """Train sparse dictionaries at a site, several in one pass of the subject; resumes if cut off.
 
@@ -32,10 +36,10 @@ def train(
     ----------
     subject
         A name that `unweave subjects` lists, a Hugging Face folder, a GGUF file or a hub id.
-    site
-        Where vectors are read, such as blocks.2.resid_post; several with commas between them.
     out
         The folder for the result: new, finished earlier, or left by an interrupted run.
+    site
+        Where vectors are read, such as blocks.2.resid_post; several with commas between them.
     to
         Where they are written, for a transcoder; the site read when not given.
     recipe
@@ -60,30 +64,25 @@ def train(
         The seed of every random choice.
     threads
         Processor threads to use.
+    track
+        Send the log to wandb or trackio as well.
+    config
+        A TOML file of settings, these and others (schedule, dead, plateau, epochs, harvest, ...);
+        the flags above win over it.
     """
-    from pydantic import ValidationError
-
+    from unweave.cli.config import configured
     from unweave.pipeline.train import train_site
     from unweave.pipeline.train_settings import TrainSiteSettings
     from unweave.progress import watching
 
     flags = {
-        "site": _listed(site), "to": _listed(to), "recipe": _listed(recipe), "k": _listed(k),
-        "penalty": _listed(penalty), "latents": latents, "lr": lr, "batch": batch, "text": text,
-        "tokens": tokens, "context": context, "seed": seed, "threads": threads,
+        "site": site, "to": to, "recipe": recipe, "k": k, "penalty": penalty, "latents": latents,
+        "lr": lr, "batch": batch, "text": text, "tokens": tokens, "context": context, "seed": seed,
+        "threads": threads, "track": track,
     }  # fmt: skip
-    try:
-        settings = TrainSiteSettings.model_validate(
-            {name: value for name, value in flags.items() if value is not None}
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(f"--{first['loc'][0]}: {first['msg']}") from error
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = configured(TrainSiteSettings, given, config)
     _show(train_site(subject, settings, out=out, progress=watching()))
-
-
-def _listed(value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(part.strip() for part in value.split(","))
 
 
 def _show(folder: Path) -> None:

@@ -32,11 +32,14 @@ from unweave.progress import QUIET, Progress
 from unweave.subject import Subject, TokenRows, load_subject, token_rows
 from unweave.training.batches import TokenSource, VectorBatch, WindowSource
 from unweave.training.checkpoint import Metrics
+from unweave.training.metrics_log import Tracker, open_tracker, tracker_module
 from unweave.training.trainee import Trainee
 from unweave.training.trainer import TrainSettings, train
 
 RUN = "run.json"
 """The record of what was done."""
+_NOT_IN_RESULT = {"threads", "checkpoint_seconds", "track"}
+"""Settings that change nothing in the folder that is made."""
 Sets = dict[str, dict[str, Dictionary]]
 
 
@@ -64,16 +67,19 @@ def train_site(
     End-to-end recipes need the subject at each of their steps and take a pass of their own.
 
     Raises:
-        UserError: a site, recipe or text that cannot be used, or `out` is taken.
+        UserError: a site, recipe or text that cannot be used, a tracker that is not installed, or
+            `out` is taken.
     """
     loaded = load_subject(subject) if isinstance(subject, str) else subject
-    chosen = settings.model_dump(mode="json", exclude={"threads", "checkpoint_seconds"})
+    chosen = settings.model_dump(mode="json", exclude=_NOT_IN_RESULT)
     request = Request(subject=loaded.fingerprint, version=__version__, settings=chosen)
     out = out.absolute()
     if _finished(out, request):
         shutil.rmtree(unfinished(out), ignore_errors=True)
         progress.say(f"{out} holds that run already")
         return out
+    if settings.track is not None:
+        tracker_module(settings.track)
     reads = ports_of(loaded, settings.site)
     writes = ports_of(loaded, settings.to or settings.site)
     check_order(loaded, reads, writes)
@@ -125,9 +131,12 @@ def _pass(run: _Run, name: str, planned: list[Planned]) -> Metrics:
             source,
             begin=first,
             settings=TrainSettings(
-                log_every=settings.log_every, checkpoint_seconds=settings.checkpoint_seconds
+                log_every=settings.log_every,
+                checkpoint_seconds=settings.checkpoint_seconds,
+                plateau=settings.plateau,
             ),
             folder=run.work / name,
+            tracker=_tracker(run, name),
             workers=run.workers,
             progress=run.progress,
         )
@@ -135,6 +144,14 @@ def _pass(run: _Run, name: str, planned: list[Planned]) -> Metrics:
             _save(run, trainee)
         write_json(done, {"log": log})
     return json.loads(done.read_text(encoding="utf-8"))["log"]
+
+
+def _tracker(run: _Run, name: str) -> Tracker | None:
+    if run.settings.track is None:
+        return None
+    settings = run.settings.model_dump(mode="json")
+    config = {"subject": run.subject.name, "pass": name, **settings}
+    return open_tracker(run.settings.track, "unweave", config)
 
 
 def _window_source(run: _Run) -> tuple[Harvester, WindowSource]:

@@ -1,11 +1,22 @@
 """What a user can change about training dictionaries at a site."""
 
 from itertools import product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from unweave.activations.window import HarvestSettings
+from unweave.training.dead import DeadLatents
+from unweave.training.plateau import PlateauSettings
+from unweave.training.schedule import Schedule
 
 
 class Choice(NamedTuple):
@@ -22,7 +33,10 @@ class Choice(NamedTuple):
 
 
 class TrainSiteSettings(BaseModel):
-    """Dictionaries at one site, or from one to another."""
+    """Dictionaries at one site, or from one to another.
+
+    What may be several is given as a list, or as text with commas between.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -40,6 +54,12 @@ class TrainSiteSettings(BaseModel):
     """Latents of a dictionary; eight times the width written when not given."""
     lr: PositiveFloat | None = None
     """Peak learning rate in place of each recipe's own, which is meant for long runs."""
+    schedule: Schedule | None = None
+    """How the rate moves, in place of each recipe's own; what is left out takes its default."""
+    dead: DeadLatents | None = None
+    """What is done for silent latents, in place of each recipe's own."""
+    plateau: PlateauSettings | None = None
+    """When given, a pass ends early once none of its dictionaries gets better any more."""
     batch: PositiveInt = 512
     """Vectors in a step."""
     epochs: PositiveInt = 1
@@ -60,8 +80,17 @@ class TrainSiteSettings(BaseModel):
     """Steps between two lines of the log."""
     checkpoint_seconds: float = Field(default=120.0, ge=0)
     """Unfinished training is saved this often, and what was done since is lost in a kill."""
+    track: Literal["wandb", "trackio"] | None = None
+    """A tracker that the log goes to as well, one run of it a pass; the result is the same."""
     harvest: HarvestSettings = HarvestSettings()
     """How activations are held."""
+
+    @field_validator("site", "to", "recipe", "k", "penalty", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(","))
+        return (value,) if isinstance(value, int | float) else value
 
     def choices(self) -> list[Choice]:
         """Every recipe with every k and every penalty, in the order given."""

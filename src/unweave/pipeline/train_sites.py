@@ -115,6 +115,9 @@ def _built(
         lr=settings.lr, later=later,
     )  # fmt: skip
     try:
-        return make(ask)
+        built = make(ask)
     except ValueError as error:  # what a spec refuses it says in its last line
         raise UserError(f"{choice.name}: {str(error).splitlines()[-1].strip()}") from error
+    own = {"schedule": settings.schedule, "dead": settings.dead}
+    changes = {name: value for name, value in own.items() if value is not None}
+    return built._replace(settings=built.settings.model_copy(update=changes))

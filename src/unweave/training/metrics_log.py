@@ -30,14 +30,22 @@ def open_tracker(kind: str, project: str, config: Mapping[str, Any]) -> Tracker:
     Raises:
         UserError: another tracker, or one that is not installed.
     """
+    module = tracker_module(kind)
+    return _Module(module, module.init(project=project, config=dict(config)))
+
+
+def tracker_module(kind: str) -> Any:
+    """The package of a tracker, imported; nothing is started.
+
+    Raises:
+        UserError: another tracker, or one that is not installed.
+    """
     if kind not in ("wandb", "trackio"):
         raise UserError(f"There is no tracker {kind}; unweave knows wandb and trackio")
     try:
-        module = import_module(kind)
+        return import_module(kind)
     except ImportError as error:
         raise UserError(f"{kind} is not installed: pip install {kind}") from error
-    started = module.init(project=project, config=dict(config))
-    return _Module(module, started)
 
 
 class _Module:
