@@ -54,7 +54,8 @@ class Fidelity(NamedTuple):
     l0: float
     """Mean number of latents per row that are not zero."""
     mse: float
-    """Mean squared error per coordinate, in squared raw units."""
+    """Mean squared error per coordinate, in squared units of the vectors compared: raw ones for
+    `validate.fidelity`, scaled ones in a log of training and in `scores.json`."""
     fvu: float
     """Squared error over the target's variance around its mean; 0 is perfect, 1 is the mean."""
     cosine: float
