@@ -4,15 +4,20 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from unweave.dictionaries.activation.gated import Gated
 from unweave.dictionaries.activation.topk import TopK
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
 from unweave.dictionaries.initial import Start, ridge_map
 from unweave.training.batches import ArraySource, VectorBatch
+from unweave.training.objectives.local import Local
+from unweave.training.objectives.loss import State
+from unweave.training.penalties.weighted import Steering
 from unweave.training.trainee import Trainee, TraineeSettings
 from unweave.training.trainer import train
 
 IN, OUT, TRUE, ACTIVE, LATENTS = 12, 10, 16, 2, 24
+NONE = Steering(())
 
 
 def world(rows, seed):
@@ -112,3 +117,35 @@ def test_without_a_skip_nothing_changes():
         trainee.begin(VectorBatch({"x": X[:100], "y": Y[:100]}))
         starts.append(dictionary.state_dict())
     assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+
+
+def gate_gradient(*, skip):
+    """What the gate's own reconstruction teaches `W_enc` where the skip already knows y."""
+    spec = DictionarySpec(
+        reads=(Port(site="x", width=IN),), writes=(Port(site="y", width=OUT),),
+        n_latents=LATENTS, activation=Gated(), skip=True,
+    )  # fmt: skip
+    dictionary = Dictionary(spec)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        dictionary.W_enc.copy_(torch.randn(LATENTS, IN, generator=generator))
+        dictionary.W_dec.copy_(normalize(torch.randn(LATENTS, OUT, generator=generator), dim=1))
+        dictionary.activation.b_mag.fill_(-100.0)  # latents write nothing, the gate is open
+        dictionary.b_dec.copy_(LINEAR.mean(0) - A @ X.mean(0))
+        dictionary.W_skip.copy_(A)
+    x = X[:200]
+    pre = torch.relu(dictionary.encoder.dense(x)).detach()
+    y = x @ A.T + dictionary.b_dec.detach() + (pre @ dictionary.W_dec.detach() if skip else 0)
+    state = State(0, 0.0, {"d": torch.zeros(LATENTS, dtype=torch.bool)})
+    loss = Local().loss({"d": dictionary}, VectorBatch({"x": x, "y": y}), state, {"d": NONE}, None)
+    loss.total.backward()
+    return dictionary
+
+
+def test_the_gate_of_a_skip_transcoder_learns_from_what_the_skip_leaves_over():
+    """With y = skip + the gate's reconstruction there is nothing left for the gate to learn."""
+    settled = gate_gradient(skip=True).W_enc.grad.norm()
+    control = gate_gradient(skip=False)
+    assert settled < 1e-4 * control.W_enc.grad.norm()
+    # With latents silent and y all skip, whatever reached W_skip would have come by the gate.
+    assert control.W_skip.grad.norm() < 1e-3

@@ -121,6 +121,13 @@ class Dictionary(nn.Module):
             return nn.functional.normalize(self.W_dec, dim=1)
         return self.W_dec
 
+    def beside(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "*rows d_out"]:
+        """What is written whatever the latents say: the offset [d_out], or with a skip a row each.
+
+        Works on scaled vectors, as `run` does.
+        """
+        return self.b_dec if self.W_skip is None else torch.addmm(self.b_dec, x, self.W_skip.T)
+
     def lengths(self) -> Float[Tensor, " latents"]:
         """Length of what one unit of each latent writes: what penalties weigh activations by."""
         if self.spec.decoder != "free":

@@ -3,8 +3,8 @@
     loss = mean over rows of |y - y_hat|^2 + penalties
 
 in scaled units, summed over coordinates; with nesting the mean over prefixes (Matryoshka, Bussmann
-et al. 2025); with a gated activation plus the second reconstruction that trains the gate; with a
-switch encoder plus its balancing loss.
+et al. 2025); with a gated activation plus the second reconstruction that trains the gate, beside
+the frozen offset and skip; with a switch encoder plus its balancing loss.
 """
 
 import math
@@ -86,7 +86,8 @@ class Local(BaseModel):
         if dictionary.spec.activation.kind == "gated":
             assert seen.passed.pre is not None
             frozen = torch.relu(seen.passed.pre) @ dictionary.decoder().detach()
-            extra = extra + (frozen + dictionary.b_dec.detach() - seen.y).square().sum(1).mean()
+            frozen = frozen + dictionary.beside(seen.x).detach()
+            extra = extra + (frozen - seen.y).square().sum(1).mean()
         if isinstance(dictionary.encoder, SwitchEncoder):
             read = seen.x - dictionary.b_dec if dictionary.spec.pre_bias else seen.x
             extra = extra + self.balance * seen.y.shape[1] * dictionary.encoder.balance(read)
