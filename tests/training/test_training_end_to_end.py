@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unweave.dictionaries.activation.relu import ReLU
 from unweave.dictionaries.activation.topk import TopK
+from unweave.dictionaries.cross_layer import offset_masks, run_members
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import DictionarySpec, Port, autoencoder
 from unweave.dictionaries.initial import Start
@@ -234,3 +235,51 @@ def test_training_lowers_kl_and_the_downstream_term_keeps_the_stream():
         random = loss_of(pure, {"d": control["pure"]}, held).log
     assert scores["kept"]["downstream"] < 0.9 * scores["pure"]["downstream"]
     assert max(s["kl"] for s in scores.values()) < 0.6 * random["kl"]
+
+
+def cross_layer(*sites: str) -> dict[str, Dictionary]:
+    """Members that write their own layer's MLP output and all later ones, offset in the first."""
+    ports = [Port(site=site, width=D) for site in sites]
+    members = {}
+    for layer, port in enumerate(ports):
+        read = Port(site=port.site.replace("out", "in"), width=D)
+        spec = DictionarySpec(
+            reads=(read,), writes=ports[layer:], n_latents=40, activation=ReLU()
+        )  # fmt: skip
+        members[f"L{layer}"] = noisy(spec, layer)
+    for name, mask in offset_masks(members).items():
+        members[name].b_dec.data.mul_(mask)
+    return members
+
+
+def test_mixed_steps_of_a_cross_layer_set_write_a_site_whole_or_not_at_all():
+    subject, rows = tiny_llama(), tiny_rows(2)
+    sites = ["blocks.0.mlp.out", "blocks.1.mlp.out"]
+    members, batch = cross_layer(*sites), batch_of(subject, rows)
+    capture = [*sites, "blocks.0.mlp.in", "blocks.1.mlp.in"]
+    drawn = set()
+    for step in range(16):
+        objective = EndToEnd(mixed=1.0)
+        watched = loss_of(objective, members, batch, step).watched
+        with torch.no_grad():
+            on = objective._drawn(members, step)
+            run = Splice(members, on).run(subject, rows, capture=capture).sites
+            own = subject.run(rows, capture=sites, replace={s: run[s] for s in on}).sites
+            vectors = {site: rows[:, 1:].flatten(0, 1) for site, rows in run.items()}
+            whole = run_members(members, vectors).written
+        for site in sites:
+            wanted = whole[site] if site in on else own[site][:, 1:].flatten(0, 1)
+            torch.testing.assert_close(vectors[site], wanted)
+        drawn.add(frozenset(on))
+        # The second member writes the second site alone; both write where both belong.
+        assert set(watched) == ({"L0"} if on == {sites[0]} else {"L0", "L1"})
+        for name, seen in watched.items():
+            others = [m for m in members if m != name]
+            at = members[name].spec.writes[-1].site
+            if at == sites[1]:
+                left = sum(members[m](vectors[f"blocks.{m[1]}.mlp.in"])[:, -D:] for m in others)
+                network = subject.run(
+                    rows, capture=[at], replace={s: run[s] for s in on if s != at}
+                ).sites[at]
+                torch.testing.assert_close(seen.y[:, -D:], network[:, 1:].flatten(0, 1) - left)
+    assert drawn == {frozenset(sites[:1]), frozenset(sites[1:]), frozenset(sites)}

@@ -4,8 +4,9 @@
            + downstream / (number of later sites) sum over later sites of the spliced stream's error
 
 The dictionaries stand in the running network and are judged by what it then predicts. With several
-dictionaries a step may leave out a random part of them (`mixed`), because what is trained in one
-splice mode fails in the others.
+sites a step may leave a random part of them as the network has it (`mixed`), because what is
+trained in one splice mode fails in the others. Whole sites are drawn: dictionaries whose writes add
+up (cross-layer transcoders) lack none of their number, which may hold the offset of them all.
 """
 
 from collections.abc import Mapping
@@ -43,7 +44,8 @@ class EndToEnd(BaseModel):
     local: NonNegativeFloat = 0.0
     """Weight of each dictionary's own relative reconstruction error."""
     mixed: float = Field(default=0.0, ge=0, le=1)
-    """Share of the steps in which each dictionary stands in with probability one half."""
+    """Share of the steps in which each site is written with probability one half; a dictionary that
+    writes none of those drawn is left out of the step."""
 
     def loss(
         self,
@@ -59,8 +61,8 @@ class EndToEnd(BaseModel):
             UserError: the batch was taken without one of the `downstream_sites`.
         """
         self._check(batch)
-        placed = self._drawn(dictionaries, state.step)
-        splice = Splice(placed)
+        sites = self._drawn(dictionaries, state.step)
+        splice = Splice(_needed(dictionaries, sites), sites)
         spliced = splice.run(batch.subject, batch.rows, capture=self.downstream_sites)
         assert spliced.logits is not None
         assert batch.original.logits is not None
@@ -74,7 +76,7 @@ class EndToEnd(BaseModel):
         down = torch.stack(gaps).mean() if gaps else kl.new_zeros(())
         total = self.kl * kl + self.downstream * down
         log = {"kl": kl.item(), "downstream": down.item()}
-        watched = splice.seen
+        watched = {k: seen for k, seen in splice.seen.items() if _writes(dictionaries[k]) & sites}
         for name, seen in watched.items():
             charged = steering[name].charge(dictionaries[name], seen.passed, state.done)
             error = (seen.passed.y - seen.y).square().sum(1)
@@ -93,13 +95,14 @@ class EndToEnd(BaseModel):
                 "downstream site in the token source's `capture`"
             )
 
-    def _drawn(self, dictionaries: Mapping[str, Dictionary], step: int) -> Mapping[str, Dictionary]:
+    def _drawn(self, dictionaries: Mapping[str, Dictionary], step: int) -> set[str]:
+        """The sites that are written in a step."""
+        sites = list(dict.fromkeys(p.site for d in dictionaries.values() for p in d.spec.writes))
         generator = torch.Generator().manual_seed(step)
         if torch.rand((), generator=generator) >= self.mixed:
-            return dictionaries
-        keep = torch.rand(len(dictionaries), generator=generator) < 0.5
-        chosen = {k: d for (k, d), on in zip(dictionaries.items(), keep, strict=True) if on}
-        return chosen or dictionaries
+            return set(sites)
+        keep = torch.rand(len(sites), generator=generator) < 0.5
+        return {site for site, on in zip(sites, keep, strict=True) if on} or set(sites)
 
     def _gap(self, original: Tensor, spliced: Tensor) -> Tensor:
         # A bfloat16 subject's squares and sums would keep three digits.
@@ -116,6 +119,17 @@ class EndToEnd(BaseModel):
             return seen.y.new_zeros(())
         missing = (seen.y - seen.passed.y).detach()
         return auxk.weight * auxk_loss(dictionary, seen.x, missing, dead, auxk.k)
+
+
+def _writes(dictionary: Dictionary) -> set[str]:
+    return {port.site for port in dictionary.spec.writes}
+
+
+def _needed(dictionaries: Mapping[str, Dictionary], sites: set[str]) -> dict[str, Dictionary]:
+    """Those that write one of the sites, and whoever else writes where they do."""
+    found = {k for k, d in dictionaries.items() if _writes(d) & sites}
+    beside = {site for k in found for site in _writes(dictionaries[k])}
+    return {k: d for k, d in dictionaries.items() if _writes(d) & beside}
 
 
 def _wide(tensor: Tensor) -> Tensor:

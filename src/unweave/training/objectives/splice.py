@@ -1,6 +1,6 @@
 """Dictionaries in the running network: each reads the spliced stream and writes back into it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,8 +20,11 @@ class Splice:
     less what the others write there: their sum is what has that to reach.
     """
 
-    def __init__(self, dictionaries: Mapping[str, Dictionary]) -> None:
-        self._dictionaries = dictionaries
+    def __init__(
+        self, dictionaries: Mapping[str, Dictionary], sites: Collection[str] | None = None
+    ) -> None:
+        """With `sites`, dictionaries are watched at all of theirs and write to these alone."""
+        self._dictionaries, self._sites = dictionaries, sites
         self._read: dict[str, Tensor] = {}
         self._target: dict[str, Tensor] = {}
         self._total: dict[str, Tensor] = {}
@@ -72,6 +75,8 @@ class Splice:
             total = torch.stack([self._output(name)[place] for name, place in writers]).sum(0)
             if len(writers) > 1:
                 self._total[site] = total
+            if self._sites is not None and site not in self._sites:
+                return tensor
             back = total.view(tensor.shape[0], -1, *tensor.shape[2:])
             return torch.cat([tensor[:, :1], back.to(tensor.dtype)], dim=1)
 
