@@ -119,3 +119,63 @@ def test_a_router_starts_in_the_middle_and_seeds_differ():
     same, other = started(Start(), spec=spec), started(Start(), spec=spec, seed=4)
     assert torch.equal(dictionary.W_dec, same.W_dec)
     assert not torch.equal(dictionary.W_dec, other.W_dec)
+
+
+def narrow(rows: int = 3000, d: int = 32, rank: int = 4, seed: int = 1) -> torch.Tensor:
+    """Vectors that fill 4 of 32 dimensions around a mean, as attention outputs fill a part."""
+    g = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(d, rank, generator=g)).Q.T
+    return torch.randn(rows, rank, generator=g) @ basis + torch.linspace(-1, 1, d)
+
+
+def test_fewer_latents_are_born_dead_in_the_subspace_of_the_data():
+    x = narrow()
+    dead = {}
+    for decoder in ("random", "subspace"):
+        dictionary = Dictionary(autoencoder("s", 32, 256, TopK(k=4), pre_bias=True))
+        initialise_(dictionary, x, x, Start(decoder=decoder), seed=5)
+        dead[decoder] = (dictionary.encode(x).fired() == 0).float().mean().item()
+    assert dead["random"] > 0.3, "the control"
+    assert dead["subspace"] < 0.02
+
+
+def test_clusters_start_at_planted_clusters_and_atoms_at_rare_directions():
+    g = torch.Generator().manual_seed(2)
+    centres = 6 * torch.eye(16)[:12]
+    x = centres.repeat(60, 1) + 0.3 * torch.randn(720, 16, generator=g)
+    common = torch.randn(2000, 1, generator=g) @ torch.randn(1, 16, generator=g)
+    common[torch.arange(8) * 250] = centres[:8]  # one vector in 250 lies elsewhere
+    for decoder, vectors_, planted in (
+        ("clusters", x, centres), ("atoms", common, centres[:8])
+    ):  # fmt: skip
+        best = {}
+        wanted = torch.nn.functional.normalize(planted - vectors_.mean(0))
+        for kind in (decoder, "data"):
+            dictionary = Dictionary(autoencoder("s", 16, 20, ReLU(), decoder="free"))
+            start = Start(decoder=kind, decoder_norm=0.5)
+            initialise_(dictionary, vectors_, vectors_, start, seed=3)
+            torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.full((20,), 0.5))
+            torch.testing.assert_close(dictionary.W_enc, dictionary.W_dec)
+            best[kind] = (2 * wanted @ dictionary.W_dec.T).amax(1).min().item()
+        assert best[decoder] > 0.9, best
+        assert best["data"] < 0.9, best
+
+
+@pytest.mark.parametrize("decoder", ["subspace", "clusters", "atoms"])
+def test_a_transcoder_reads_what_goes_with_a_direction_found_in_the_data(decoder):
+    """y = A x with orthogonal A, so that a direction d is written where A^T d is read."""
+    spec = DictionarySpec(
+        reads=(Port(site="in", width=16),), writes=(Port(site="out", width=16),),
+        n_latents=20, activation=TopK(k=2),
+    )  # fmt: skip
+    g = torch.Generator().manual_seed(4)
+    A = torch.linalg.qr(torch.randn(16, 16, generator=g)).Q
+    x = torch.randn(4000, 16, generator=g)
+    agree = {}
+    for kind in (decoder, "random"):
+        dictionary = Dictionary(spec)
+        initialise_(dictionary, x, x @ A.T, Start(decoder=kind, encoder=0.7), seed=3)
+        torch.testing.assert_close(dictionary.W_enc.norm(dim=1), torch.full((20,), 0.7))
+        agree[kind] = ((dictionary.W_dec @ A) * dictionary.W_enc).sum(1).min().item() / 0.7
+    assert agree[decoder] > 0.95
+    assert agree["random"] < 0.5

@@ -1,6 +1,7 @@
 """Where a dictionary starts: random or from data, encoder beside decoder, offset in the middle."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -8,8 +9,16 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor, nn
 
+from unweave.dictionaries.coders.starts import atom_rows, cluster_rows, subspace_rows
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.encoder.switch import SwitchEncoder
+
+_SOUGHT: dict[str, Callable[..., Tensor]] = {
+    "subspace": subspace_rows,
+    "clusters": cluster_rows,
+    "atoms": atom_rows,
+}
+"""Starts whose directions are found in the data rather than drawn from it."""
 
 
 class Start(BaseModel):
@@ -17,14 +26,19 @@ class Start(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    decoder: Literal["random", "uniform", "data"] = "random"
+    decoder: Literal["random", "uniform", "data", "subspace", "clusters", "atoms"] = "random"
     """Directions of decoder rows: random; U(-1, 1) / sqrt(width) per entry (Anthropic 2025,
-    whose lengths are kept); data points from which the mean is taken."""
+    whose lengths are kept); data points from which the mean is taken; random ones in the span of
+    99 % of the variance; centres of k-means; data points that those before do not make up. The
+    last three are for sites that fill a part of their width, such as attention outputs, where most
+    random directions are born dead (2508.16929); `clusters` needs a vector a latent to begin with.
+    """
     decoder_norm: PositiveFloat = 1.0
     """Length of a decoder row where it is free."""
     encoder: PositiveFloat = 1.0
     """An autoencoder's encoder rows are its decoder rows times this; a transcoder's have this
-    length, and point where its decoder rows' data came from when they start at data."""
+    length, and point where its decoder rows' data came from when they start at data, or at what
+    is read on average where a direction found in the data is written."""
     offset: Literal["zero", "mean", "median"] = "mean"
     """`b_dec`: zero, the mean or the geometric median of what is to be written."""
     skip: Literal["zero", "ridge"] = "zero"
@@ -77,7 +91,10 @@ def initialise_(
         y = y - x @ dictionary.W_skip.T
     dictionary.b_dec.copy_(_middle(y, start))
     drawn = torch.randint(len(y), (spec.n_latents,), generator=generator)
-    decoder = _directions(dictionary.W_dec, y, drawn, start, generator)
+    if start.decoder in _SOUGHT:
+        decoder = _SOUGHT[start.decoder](y, spec.n_latents, seed=seed) * start.decoder_norm
+    else:
+        decoder = _directions(dictionary.W_dec, y, drawn, start, generator)
     dictionary.W_dec.copy_(decoder)
     same = [p.site for p in spec.reads] == [p.site for p in spec.writes]
     read = x - dictionary.b_dec if spec.pre_bias else x
@@ -85,6 +102,8 @@ def initialise_(
         encoder = decoder * start.encoder
     elif start.decoder == "data":
         encoder = _unit(x[drawn] - x.mean(0)) * start.encoder
+    elif start.decoder in _SOUGHT:
+        encoder = _read_with(decoder, x[:8192], y[:8192]) * start.encoder
     else:
         encoder = _unit(torch.randn(spec.n_latents, spec.d_in, generator=generator))
         encoder *= start.encoder
@@ -111,6 +130,12 @@ def _directions(
     if start.decoder == "data":
         return _unit(y[drawn] - y.mean(0)) * start.decoder_norm
     return _unit(torch.randn(W_dec.shape, generator=generator)) * start.decoder_norm
+
+
+def _read_with(decoder: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Directions from the mean of what is read, weighted by how much of each row is written."""
+    present = torch.relu((y - y.mean(0)) @ decoder.T)
+    return _unit(present.T @ (x - x.mean(0)))
 
 
 def _fill_encoder(
