@@ -5,6 +5,7 @@ import torch
 from tiny_subject import tiny_llama, tiny_rows
 
 from unweave.activations.paired import PairedHarvester, paired_site
+from unweave.activations.shards import Shards, write_shards
 from unweave.activations.window import Harvester, HarvestSettings
 from unweave.activations.workers import Workers
 from unweave.errors import UserError
@@ -57,3 +58,15 @@ def test_names_that_would_not_tell_subjects_apart_are_refused(subjects, workers)
     for bad in ({}, {"a:b": subjects["base"]}, {"": subjects["base"]}):
         with pytest.raises(UserError, match="without a colon"):
             PairedHarvester(bad, ROWS, SITES, workers=workers, seed=3)
+
+
+def test_pairs_are_written_to_shards_and_read_again(subjects, workers, tmp_path):
+    both = PairedHarvester(subjects, ROWS, SITES, workers=workers, seed=3, settings=SETTINGS)
+    shards = Shards(write_shards(both, tmp_path / "shards"))
+    assert shards.windows == both.windows
+    for index in range(both.windows):
+        window, read = both.window(index), shards.window(index)
+        assert shards.vectors_in(index) == both.vectors_in(index)
+        assert torch.equal(window.order, read.order)
+        assert window.vectors.keys() == read.vectors.keys()
+        assert all(torch.equal(rows, read.vectors[s]) for s, rows in window.vectors.items())

@@ -5,10 +5,11 @@ folder of shards answers `window(i)` just as a harvester does.
 """
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from unweave.activations.window import Harvester, Window
+from unweave.activations.window import Window
 from unweave.artifact.tensors import load_tensors, save_tensors, tensor_shapes
 from unweave.errors import UserError
 from unweave.progress import QUIET, Progress
@@ -16,7 +17,21 @@ from unweave.progress import QUIET, Progress
 _ORDER = "order"
 
 
-def write_shards(harvester: Harvester, folder: Path, *, progress: Progress = QUIET) -> Path:
+@runtime_checkable
+class Windowed(Protocol):
+    """Whoever answers `window(i)`: a harvester, of one subject or of several, or other shards."""
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        ...
+
+    def window(self, index: int) -> Window:
+        """One of them; its vectors may be overwritten by the next call."""
+        ...
+
+
+def write_shards(harvester: Windowed, folder: Path, *, progress: Progress = QUIET) -> Path:
     """Harvest every window into `folder`; windows already there are kept, so it resumes."""
     folder.mkdir(parents=True, exist_ok=True)
     with progress.task("Writing activations", total=harvester.windows, unit="windows") as advance:
