@@ -239,3 +239,14 @@ def test_counting_with_a_target_finds_it(planted):
     assert found == pytest.approx(6, rel=0.2)
     free = l0_after(planted, activation, Penalty(form=form, weight=0.0), steps=200, lr=1e-2)
     assert abs(free / 6 - 1) > 0.3
+
+
+def test_a_penalty_that_would_never_be_steered_is_refused():
+    with pytest.raises(ValueError, match="set a warmup below 1"):
+        Penalty(form=L1(), weight=1.0, warmup=1.0, target_l0=8.0)
+    Penalty(form=L1(), weight=1.0, warmup=1.0)
+    steering = Steering((Penalty(form=L1(), weight=1.0, warmup=0.99, target_l0=8.0),))
+    dictionary = Dictionary(autoencoder("s", 4, 8, ReLU()))
+    for done, moved in ((0.98, False), (0.99, True)):
+        steering.charge(dictionary, dictionary.run(torch.ones(3, 4)), done)
+        assert bool(steering.log_factor != 0) == moved

@@ -4,7 +4,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from unweave.dictionaries.dictionary import Dictionary, Pass
@@ -34,6 +34,15 @@ class Penalty(BaseModel):
     1)) at every step after warm-up, within the bounds of a hundredth and a hundred times."""
     gain: PositiveFloat = 0.02
     """How fast the weight follows the L0."""
+
+    @model_validator(mode="after")
+    def _steers(self) -> "Penalty":
+        if self.target_l0 is not None and self.warmup == 1:
+            raise ValueError(
+                "target_l0 is steered to once warm-up is over, and with warmup = 1 that is never: "
+                "set a warmup below 1"
+            )
+        return self
 
 
 class Charged(NamedTuple):
