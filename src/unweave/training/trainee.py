@@ -1,6 +1,7 @@
 """One set of dictionaries that shares an objective, with its optimiser and its dead latents."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -12,6 +13,7 @@ from unweave.dictionaries.cross_layer import offset_masks
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.initial import Start, initialise_
 from unweave.dictionaries.metrics import FidelitySums, fidelity_of, fidelity_sums
+from unweave.errors import UserError
 from unweave.training.adam_state import part_state, restore_part
 from unweave.training.batches import VectorBatch
 from unweave.training.dead import DeadLatents, Silence, resample_
@@ -71,6 +73,11 @@ class Trainee:
         seed: int = 0,
         name: str = "dictionary",
     ) -> None:
+        if not name or Path(name).name != name:
+            raise UserError(
+                f"A trainee cannot be called {name!r}: its checkpoints are files of that name, so "
+                "give it one without /"
+            )
         self.dictionaries, self.settings, self.name = dict(dictionaries), settings, name
         self.steps, self._batch, self._seed, self.step_index = steps, batch, seed, 0
         self.modules = torch.nn.ModuleDict(
@@ -87,6 +94,7 @@ class Trainee:
         self._limit = settings.dead.silent_share * steps * batch
         self._sums: dict[str, FidelitySums] = {}
         self._log: dict[str, float] = {}
+        self._revived: dict[str, float] = {}
         self._k = {
             key: d.activation.k for key, d in dictionaries.items() if hasattr(d.activation, "k")
         }
@@ -130,14 +138,15 @@ class Trainee:
         return loss
 
     def report(self) -> dict[str, float]:
-        """What has been seen since the last report: fidelity of every dictionary, loss's parts."""
-        found: dict[str, float] = dict(self._log)
+        """What has been seen since the last report: fidelity of every dictionary, how many latents
+        were restarted; and the parts of the last step's loss."""
+        found: dict[str, float] = self._log | self._revived
         for key, sums in self._sums.items():
             fidelity = fidelity_of(sums)
             for field in ("l0", "mse", "fvu", "cosine", "l2_ratio", "gamma"):
                 found[f"{key}.{field}"] = getattr(fidelity, field)
             found[f"{key}.alive"] = 1 - self.silence[key].dead(self._limit).float().mean().item()
-        self._sums, self._log = {}, {}
+        self._sums, self._log, self._revived = {}, {}, {}
         return found
 
     def state(self) -> dict[str, Tensor]:
@@ -223,4 +232,5 @@ class Trainee:
                     generator=torch.Generator().manual_seed(self._seed + self.step_index),
                 )
                 self.silence[key].since[dead[key]] = 0
-                self._log[f"{key}.revived"] = float(revived)
+                so_far = self._revived.get(f"{key}.revived", 0.0)
+                self._revived[f"{key}.revived"] = so_far + revived
