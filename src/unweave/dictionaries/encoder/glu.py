@@ -1,8 +1,8 @@
 """Gated latents, shaped like the GLU they replace: pre = silu(g.x) relu(u.x).
 
 A gated MLP's neuron writes silu(g.x) (u.x) d; one latent for u and one for -u make it up, where
-ReLU latents need many. They hold it exactly with AbsTopK alone, and only while both are among the
-k chosen: where the gate is shut silu is slightly negative (at least -0.279), and so is pre, which
+ReLU latents need many. They hold it exactly with AbsTopK alone, while the one that is on is among
+the k chosen: where the gate is shut silu is slightly negative (down to -0.28), and so is pre, which
 ReLU, TopK and the rest cut off. Not to be confused with the Gated SAE, whose gate is a step
 (`activation.gated`).
 """
