@@ -17,11 +17,12 @@ from unweave.training.laws.measured import Z90, Measured, measured
 from unweave.training.laws.scaling import Point
 from unweave.training.laws.shift import Belief
 from unweave.training.laws.spliced import Relation
-from unweave.training.pareto import STRENGTH_BITS
 from unweave.training.trial import Outcome, Trial, run_trials
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Numbers of active latents that are thought of."""
+FEWEST = 4
+"""The least k that is chosen unasked: fewer were never measured."""
 NARROWEST, WIDEST = 0.5, 64
 """Numbers of latents that are thought of, over the width of the vectors."""
 EARNS = 0.02
@@ -117,14 +118,14 @@ def suggest(
     if tokens < 2 * numbers.batch:
         raise UserError(f"{tokens} tokens are fewer than two steps of {numbers.batch}: give more")
     prior = numbers.shift.prior(statistics)
-    outlook = _Outlook(numbers, prior, tokens, width, settings)
+    outlook = _Outlook(numbers, prior, tokens, statistics, settings)
     probe: tuple[Outcome, ...] = ()
     if settings.probe:
         probe = tuple(_probed(outlook, vectors, workers))
         points = [Point(o.trial.n_latents, o.l0, o.trial.tokens, o.fvu) for o in probe if o.fvu > 0]
         noise = math.hypot(numbers.noise, 0.02)
         outlook = _Outlook(
-            numbers, prior.updated(points, numbers.law, noise), tokens, width, settings
+            numbers, prior.updated(points, numbers.law, noise), tokens, statistics, settings
         )
     k = outlook.choose_k()
     n = outlook.choose_n(k)
@@ -153,11 +154,12 @@ class _Outlook:
         numbers: Measured,
         belief: Belief,
         tokens: int,
-        width: int,
+        statistics: DataStatistics,
         settings: SuggestSettings,
     ) -> None:
         self.numbers, self.belief, self.tokens = numbers, belief, tokens
-        self.width, self.settings = width, settings
+        self.statistics, self.settings = statistics, settings
+        self.width, self.dimension = statistics.width, max(statistics.intrinsic, 1.0)
         self.speed = settings.flops_per_second or numbers.flops_per_second
         limits = [settings.flops, settings.seconds and settings.seconds * self.speed]
         self.limit = min((limit for limit in limits if limit), default=math.inf)
@@ -215,23 +217,16 @@ class _Outlook:
         return next(n for n in widths if found[n] <= min(found.values()) * (1 + EARNS))
 
     def choose_k(self) -> int:
-        """The k asked for, the fewest that reach the FVU asked for, or the shortest description."""
+        """The k asked for, the fewest that reach the FVU asked for, or what the dimension of the
+        data suggests."""
         if self.settings.k is not None:
             return self.settings.k
-        options = [k for k in KS if k <= self.width // 2 and self.affordable(k)]
-        if not options:
-            return KS[0]
-        if (goal := self.settings.fvu) is not None:
+        options = [k for k in KS if k <= self.width // 2 and self.affordable(k)] or [KS[0]]
+        if (goal := self.settings.fvu) is not None and self.affordable(options[0]):
             best = {k: self.fvu(self.choose_n(k), k).value for k in options}
             return next((k for k in options if best[k] <= goal), options[-1])
-        return min(options, key=self.bits)
-
-    def bits(self, k: int) -> float:
-        """Length of a vector's description, up to a constant: which latents, how strongly, and
-        the rest at a fixed precision in every direction in use."""
-        n = self.choose_n(k)
-        which = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
-        return which + STRENGTH_BITS * k + self.width / 2 * math.log2(self.fvu(n, k).value)
+        wanted = max(math.log(self.numbers.k_per_dimension * self.dimension), math.log(FEWEST))
+        return min(options, key=lambda k: abs(math.log(k) - wanted))
 
     def words(self, n: int, k: int) -> list[str]:
         """The law behind a suggestion."""
@@ -249,6 +244,7 @@ class _Outlook:
             "from the data of the law.",
             f"The best learning rate goes as n^{rate.n_power:.2f} k^{rate.k_power:.2f} "
             f"steps^{rate.steps_power:.2f} width^{numbers.rate_width:.2f}.",
+            *([] if self.settings.k or self.settings.fvu else [self._about_k(k)]),
             f"n={n} is the narrowest affordable width within {EARNS:.0%} of the best FVU.",
             *(
                 ["The L1 weight is a first guess, steered to the L0 while training."]
@@ -258,6 +254,12 @@ class _Outlook:
             *([] if near else [f"n={n}, k={k} lie beyond what was measured: trust this less."]),
         ]
 
+    def _about_k(self, k: int) -> str:
+        return (
+            f"k={k} is what a TwoNN dimension of {self.dimension:.1f} goes with in planted data; "
+            "give --k or --fvu if you know what you need."
+        )
+
 
 def _probed(outlook: _Outlook, vectors: Tensor, workers: Workers | None) -> list[Outcome]:
     k = min(outlook.settings.k or 8, outlook.width // 8)
@@ -265,7 +267,7 @@ def _probed(outlook: _Outlook, vectors: Tensor, workers: Workers | None) -> list
     tokens = min(PROBE_TOKENS, outlook.tokens)
     sizes = [(2 * outlook.width, k), (8 * outlook.width, k), (4 * outlook.width, 2 * k)]
     plain = SuggestSettings(k=k, seed=outlook.settings.seed)
-    outlook = _Outlook(outlook.numbers, outlook.belief, tokens, outlook.width, plain)
+    outlook = _Outlook(outlook.numbers, outlook.belief, tokens, outlook.statistics, plain)
     trials = [outlook.trial(n, k) for n, k in sizes]
     return list(run_trials(trials, vectors[:-heldout], vectors[-heldout:], workers=workers))
 

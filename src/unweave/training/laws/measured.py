@@ -99,6 +99,8 @@ class Measured(BaseModel):
     """Weights of the L1 penalty."""
     ce: CEScatter
     """From reconstruction to CE."""
+    k_per_dimension: float
+    """Planted features per vector over the TwoNN dimension, geometric mean over worlds."""
     batch: int
     """Vectors per step of the runs behind the law."""
     warmup: float
