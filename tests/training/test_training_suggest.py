@@ -108,7 +108,9 @@ def test_k_is_the_fewest_that_reach_a_goal(vectors: torch.Tensor) -> None:
     assert loose.trial.k < tight.trial.k
     chosen = suggest(vectors, tokens=2**17)
     assert chosen.trial.k is not None
-    assert 1 <= chosen.trial.k <= 32
+    assert chosen.trial.k in (4, 8), "4 features are planted per vector"
+    assert any("TwoNN" in line for line in chosen.law)
+    assert not any("TwoNN" in line for line in loose.law)
 
 
 def test_with_a_penalty_the_weight_is_steered_and_more_of_it_means_fewer_latents(

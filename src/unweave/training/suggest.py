@@ -164,7 +164,7 @@ class _Outlook:
         limits = [settings.flops, settings.seconds and settings.seconds * self.speed]
         self.limit = min((limit for limit in limits if limit), default=math.inf)
         powers = [2**j for j in range(4, 24)]
-        self.widths = [n for n in powers if NARROWEST * width <= n <= WIDEST * width]
+        self.widths = [n for n in powers if NARROWEST <= n / self.width <= WIDEST]
 
     def trial(self, n: int, k: int, *, tokens: int | None = None, seed: int | None = None) -> Trial:
         """The run for a size."""
