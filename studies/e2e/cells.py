@@ -80,7 +80,7 @@ CELLS = {
         *topk("local", 5, 10, 20, 40, every_seed=True), *topk("local", 10, times=10),
         *topk("e2e", 10, every_seed=True), *topk("e2e+ds", 10, every_seed=True),
         *topk("local>ds 10%", 10), *topk("local>ds 50%", 10), *topk("random", 10),
-        *topk("local>ds 10%", 10, times=10),
+        *topk("local>ds 10%", 10, times=10), *topk("e2e+ds", 10, times=10),
     ],
     "smollm2-135m": [
         *topk("local", 16, 32, 64, times=10), *topk("local>ds 10%", 32, times=10),

@@ -70,7 +70,9 @@ def compared(lines: list[Line]) -> list[str]:
 
 
 def named(line: Line) -> str:
-    sparse = "L1" if line["activation"] == "relu" else f"TopK {line['weight']:g}"
+    sparse = (
+        f"L1 {line['weight']:g}" if line["activation"] == "relu" else f"TopK {line['weight']:g}"
+    )
     return f"{line['kind']}, {sparse}" + (f", x{line['times']}" if line["times"] > 1 else "")
 
 
@@ -90,15 +92,14 @@ def ratio(above: float | None, below: float | None) -> str:
 def everything(lines: list[Line]) -> list[str]:
     """All lines with all that is measured."""
     rows = [
-        "| subject, layer, seed | kind | lambda | L0 | alive | CE increase | KL | top-1 "
+        "| subject, layer, seed | kind | L0 | alive | CE increase | KL | top-1 "
         "| recovered (zero / mean) | FVU (normed) | L2 ratio | gamma | later sites | CPU s |",
-        "|---" * 14 + "|",
+        "|---" * 13 + "|",
     ]
     for line in sorted(lines, key=lambda o: (o["subject"], o["layer"], o["seed"])):
         down = " ".join(f"{x:.2f}" for x in line["downstream"][:4])
-        weight = f"{line['weight']:g}" if line["activation"] == "relu" else ""
         rows.append(
-            f"| {line['subject']} {line['layer']}, {line['seed']} | {named(line)} | {weight} "
+            f"| {line['subject']} {line['layer']}, {line['seed']} | {named(line)} "
             f"| {line['l0']:.1f} | {line['alive']:.0%} | {line['ce_increase']:.3f} "
             f"| {line['kl']:.3f} | {line['top1_agreement']:.2f} "
             f"| {line['recovered_zero']:.3f} / {line['recovered_mean']:.3f} "
@@ -135,6 +136,8 @@ def draw(lines: list[Line]) -> None:
         axis.set(
             xscale="log", yscale="log", xlabel="L0", title=f"{place[0]}, before block {place[1]}"
         )
+        axis.set_xticks([5, 10, 20, 40], ["5", "10", "20", "40"])
+        axis.minorticks_off()
     axes[0][0].set_ylabel("CE increase, nats/token")
     axes[0][-1].legend(frameon=False, fontsize=6)
     figure.savefig(HERE / "curves.png", dpi=110)
