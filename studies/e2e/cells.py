@@ -81,9 +81,11 @@ CELLS = {
         *topk("e2e", 10, every_seed=True), *topk("e2e+ds", 10, every_seed=True),
         *topk("local>ds 10%", 10), *topk("local>ds 50%", 10), *topk("random", 10),
         *topk("local>ds 10%", 10, times=10), *topk("e2e+ds", 10, times=10),
+        *topk("local>ds 50%", 10, times=10),
     ],
     "smollm2-135m": [
         *topk("local", 16, 32, 64, times=10), *topk("local>ds 10%", 32, times=10),
+        *topk("local>ds 50%", 32, times=10),
         *topk("local>e2e 10%", 32, times=10), *topk("random", 32),
     ],
 }  # fmt: skip
