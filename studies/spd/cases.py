@@ -85,6 +85,15 @@ CASES = {
     "residual MLP, 1 layer, three times the rate": Case(
         MLP, 100, MLP_SETTINGS.model_copy(update={"lr": 6e-3}), 256
     ),
+    "residual MLP, 1 layer, as long as published": Case(
+        MLP, 100, MLP_SETTINGS.model_copy(update={"steps": 30_000, "lr": 6e-3}), 256
+    ),
+    "TMS 40-10, three times as long": Case(
+        FORTY,
+        200,
+        ComponentsSettings(steps=24_000, lr=4e-3, importance_weight=3e-4),
+        192,
+    ),
     "TMS 5-2, untrained target": Case(FIVE, 20, FIVE_SETTINGS, 512, trained=False),
     "TMS 5-2, dense inputs": Case(FIVE, 20, FIVE_SETTINGS, 128, density=1.0),
 }
