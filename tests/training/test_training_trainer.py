@@ -199,6 +199,14 @@ def test_a_plateau_ends_a_run_and_its_absence_does_not(tmp_path):
     assert len(train([learning], source(), settings=settings)) > len(log)
 
 
+def test_a_run_stopped_early_leaves_k_as_the_spec_says():
+    stopped = trainee("batchtopk", k_from=4.0, k_until=1.0)
+    settings = TrainSettings(log_every=1, plateau=PlateauSettings(lines=1, gain=0.99))
+    assert len(train([stopped], source(), settings=settings)) < STEPS
+    dictionary = next(iter(stopped.dictionaries.values()))
+    assert dictionary.activation.k == dictionary.spec.activation.k
+
+
 def test_a_plateau_waits_for_the_slowest():
     stuck, learning = trainee("batchtopk", lr=1e-9, k_from=None), trainee("steered")
     settings = TrainSettings(log_every=5, plateau=PlateauSettings(lines=3, gain=0.02))

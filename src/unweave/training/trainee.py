@@ -137,6 +137,12 @@ class Trainee:
         self.step_index += 1
         return loss
 
+    def finish(self) -> None:
+        """Leave the dictionaries as they are to be used: k as the spec says, thresholds on."""
+        for key, k in self._k.items():
+            self.dictionaries[key].activation.k = k  # a run stopped early may not be down to it
+        self.modules.eval()
+
     def report(self) -> dict[str, float]:
         """What has been seen since the last report: fidelity of every dictionary, how many latents
         were restarted; and the parts of the last step's loss."""

@@ -95,7 +95,7 @@ def train(
     finally:
         log.close()
     for trainee in trainees:
-        trainee.modules.eval()
+        trainee.finish()
     return log.lines
 
 
