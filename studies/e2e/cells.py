@@ -76,7 +76,8 @@ def topk(kind: str, *ks: int, times: int = 1, every_seed: bool = False) -> list[
 
 CELLS = {
     "wren": [
-        *relu("local", 0.5, 1, 2, 3, 4), *relu("e2e", 2), *relu("e2e+ds", 2),
+        *relu("local", 0.5, 1, 2, 3, 4, every_seed=True), *relu("e2e", 2, every_seed=True),
+        *relu("e2e+ds", 2, every_seed=True),
         *topk("local", 5, 10, 20, 40, every_seed=True), *topk("local", 10, times=10),
         *topk("e2e", 10, every_seed=True), *topk("e2e+ds", 10, every_seed=True),
         *topk("local>ds 10%", 10), *topk("local>ds 50%", 10), *topk("random", 10),
