@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from unweave.artifact.atomic import write_json
+from unweave.artifact.spec_folder import spec_in
 from unweave.artifact.tensors import TensorForm, load_tensors, save_tensors
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import DictionarySpec
-from unweave.errors import UserError
 
 _ROOMS = ("encoder.", "activation.")
 
@@ -28,15 +27,7 @@ def load_dictionary(folder: Path) -> Dictionary:
     Raises:
         UserError: a missing file, a spec that is none, a tensor missing, misshapen or not finite.
     """
-    path = folder / "spec.json"
-    if not path.is_file():
-        raise UserError(f"No spec.json in {folder}: point at the folder of one dictionary")
-    try:
-        spec = DictionarySpec.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(step) for step in first["loc"]) or "the whole"
-        raise UserError(f"{path} describes no dictionary, at {where}: {first['msg']}") from error
+    spec = spec_in(folder, DictionarySpec, "one dictionary")
     dictionary = Dictionary(spec)
     expect = {
         _plain(name): TensorForm(tuple(tensor.shape), torch.float32)

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from unweave.artifact.atomic import write_json
+from unweave.artifact.spec_folder import spec_in
 from unweave.artifact.tensors import TensorForm, load_tensors, save_tensors
 from unweave.dictionaries.kernels.sparse import Code, SparsePart, product_dtype, select_topk
 from unweave.dictionaries.spec import PartSpec
-from unweave.errors import UserError
 
 
 class Part(nn.Module):
@@ -91,17 +90,7 @@ class Part(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> "Part":
         """Read what `save` wrote; a UserError names the file that is missing or does not fit."""
-        spec_path = folder / "spec.json"
-        if not spec_path.is_file():
-            raise UserError(f"No spec.json in {folder}: point at the folder of one dictionary")
-        try:
-            spec = PartSpec.model_validate_json(spec_path.read_bytes(), strict=True)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(step) for step in first["loc"]) or "the whole"
-            raise UserError(
-                f"{spec_path} is not a dictionary's description, at {where}: {first['msg']}"
-            ) from error
+        spec = spec_in(folder, PartSpec, "one dictionary")
         weights = folder / "weights.safetensors"
         loaded = load_tensors(weights, _forms(spec))
         part = cls(spec)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from unweave.artifact.atomic import write_json
+from unweave.artifact.spec_folder import spec_in
 from unweave.artifact.tensors import TensorForm, load_tensors, save_tensors
 from unweave.dictionaries.components.importance import Gates, Importance
 from unweave.dictionaries.components.spec import ComponentsSpec, MatrixSpec
@@ -96,17 +96,7 @@ class Components(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> "Components":
         """Read what `save` wrote; a UserError names the file that is missing or does not fit."""
-        path = folder / "spec.json"
-        if not path.is_file():
-            raise UserError(f"No spec.json in {folder}: point at the folder of saved components")
-        try:
-            spec = ComponentsSpec.model_validate_json(path.read_bytes(), strict=True)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(step) for step in first["loc"]) or "the whole"
-            raise UserError(
-                f"{path} does not describe parameter components, at {where}: {first['msg']}"
-            ) from error
+        spec = spec_in(folder, ComponentsSpec, "parameter components")
         with torch.device("meta"):
             shapes = {name: tuple(t.shape) for name, t in cls(spec).state_dict().items()}
         forms = {name: TensorForm(shape, torch.float32) for name, shape in shapes.items()}
