@@ -22,10 +22,10 @@ def test_a_spec_is_read(tmp_path):
 )
 def test_what_does_not_fit_is_named(tmp_path, text, place):
     (tmp_path / "spec.json").write_text(text)
-    with pytest.raises(UserError, match=f"spec.json does not describe one shape, at {place}"):
+    with pytest.raises(UserError, match=rf"spec.json does not describe one shape, at {place}"):
         spec_in(tmp_path, Shape, "one shape")
 
 
 def test_a_folder_without_one_is_named(tmp_path):
-    with pytest.raises(UserError, match="No spec.json in .*: point at the folder of one shape"):
+    with pytest.raises(UserError, match=r"No spec.json in .*: point at the folder of one shape"):
         spec_in(tmp_path, Shape, "one shape")
