@@ -1,0 +1,185 @@
+"""The Triton kernels against torch in float64; on a GPU, else on Triton's interpreter."""
+
+import importlib
+import os
+from importlib.util import find_spec
+from types import ModuleType
+
+import pytest
+import torch
+
+from unweave.dictionaries.code import Support
+from unweave.dictionaries.kernels.select import Selection
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ROWS, D, N = 37, 40, 72  # no multiple of any tile: edges everywhere
+Kernels = dict[str, ModuleType]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels() -> Kernels:
+    """The modules, made for the interpreter where there is no GPU."""
+    if find_spec("triton") is None:  # looked for, not imported: it takes its mode when it is
+        pytest.skip("Triton is not installed")
+    before = os.environ.get("TRITON_INTERPRET")
+    if DEVICE.type == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+    home = "unweave.dictionaries.kernels.gpu"
+    yield {
+        name: importlib.import_module(f"{home}.{name}")
+        for name in ("groups", "choose", "sums", "update", "ready")
+    }
+    os.environ.pop("TRITON_INTERPRET", None)
+    if before is not None:
+        os.environ["TRITON_INTERPRET"] = before
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+
+
+def problem(dtype: torch.dtype = torch.bfloat16, n: int = N) -> tuple[torch.Tensor, ...]:
+    """Vectors and an encoder in `dtype`, and their pre-activations in float64."""
+    x, W, b = draw(ROWS, D, dtype=dtype), draw(n, D, seed=1, dtype=dtype), draw(n, seed=2)
+    return x, W, b, x.double() @ W.double().T + b.double()
+
+
+def tiles(kernels: Kernels) -> object:
+    return kernels["groups"].Tiles(rows=16, latents=32, deep=16, pairs=16)
+
+
+def chosen(found: Selection, n: int = N) -> torch.Tensor:
+    """Scores at chosen places, zero elsewhere."""
+    dense = found.score.new_zeros(found.support.rows, n)
+    return dense.index_put((found.support.row, found.support.latent), found.score)
+
+
+def test_group_maxima(kernels: Kernels) -> None:
+    x, W, b, pre = problem()
+    found = kernels["groups"].group_maxima(x, W, b, 16, tiles=tiles(kernels))
+    padded = torch.nn.functional.pad(pre, (0, 80 - N), value=-torch.inf)
+    torch.testing.assert_close(found.double(), padded.view(ROWS, 5, 16).amax(2), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_k_largest_of_each_row(kernels: Kernels, signed: bool) -> None:
+    x, W, b, pre = problem()
+    found = kernels["choose"].largest(x, W, b, 4, 16, signed=signed, tiles=tiles(kernels))
+    wanted = (pre.abs() if signed else pre).topk(4, dim=1).indices
+    mask = torch.zeros_like(pre).scatter(1, wanted, 1.0)
+    torch.testing.assert_close(chosen(found).double(), pre * mask, atol=1e-4, rtol=0)
+
+
+def test_ties_give_k_latents_all_the_same(kernels: Kernels) -> None:
+    x, W, b = torch.ones(ROWS, D, device=DEVICE), torch.ones(N, D, device=DEVICE), draw(N) * 0
+    found = kernels["choose"].largest(x, W, b, 4, 16, tiles=tiles(kernels))
+    latent = found.support.latent.view(ROWS, 4).sort(1).values
+    assert (latent.diff(dim=1) > 0).all()
+    assert latent.max() < N
+    assert (found.score == D).all()
+
+
+def test_the_largest_of_a_batch(kernels: Kernels) -> None:
+    x, W, b, pre = problem()
+    found = kernels["choose"].largest_of_batch(x, W, b, 3, 16, tiles=tiles(kernels))
+    bound = pre.flatten().topk(3 * ROWS).values[-1]
+    torch.testing.assert_close(chosen(found).double(), pre * (pre >= bound), atol=1e-4, rtol=0)
+    assert found.support.offsets.diff().unique().numel() > 1  # rows differ in how many they get
+
+
+def test_fewer_positive_scores_than_a_batch_asks_for(kernels: Kernels) -> None:
+    x, W, b, pre = problem()
+    b = b - pre.flatten().topk(20).values[-1].float()
+    found = kernels["choose"].largest_of_batch(x, W, b, 3, 16, tiles=tiles(kernels))
+    assert 15 <= len(found.score) <= 20
+    assert (found.score > 0).all()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_all_above_a_threshold(kernels: Kernels, own: bool) -> None:
+    x, W, b, pre = problem()
+    threshold = draw(N, seed=5).abs() * 6 if own else torch.tensor(9.0, device=DEVICE)
+    found = kernels["choose"].above(x, W, b, threshold, tiles=tiles(kernels))
+    torch.testing.assert_close(chosen(found).double(), pre * (pre > threshold), atol=1e-4, rtol=0)
+    assert found.support.offsets[-1] == (pre > threshold).sum() > 0
+
+
+def test_the_size_of_a_group_follows_what_is_ranked(kernels: Kernels) -> None:
+    group_for = kernels["choose"].group_for
+    assert group_for(4608, 32) == 16
+    assert group_for(131072, 32) == 64
+    assert group_for(256, 32) is None  # 16 groups cannot hold 32 groups with the largest maxima
+
+
+def ragged() -> tuple[Support, torch.Tensor]:
+    """A code with empty rows, a row of many entries and latents that never fire."""
+    mask = draw(ROWS, N, seed=3) > 1.2
+    mask[11], mask[:, 5], mask[3], mask[:, 7] = True, True, False, False
+    support = Support.from_mask(mask)
+    return support, draw(len(support.latent), seed=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decoding(kernels: Kernels, dtype: torch.dtype) -> None:
+    support, value = ragged()
+    matrix = draw(N, D, seed=6, dtype=dtype)
+    found = kernels["sums"].bag_sums(value, matrix, support.latent, support.offsets)
+    dense = value.new_zeros(ROWS, N).index_put((support.row, support.latent), value).double()
+    torch.testing.assert_close(found.double(), dense @ matrix.double(), atol=1e-4, rtol=0)
+    assert (found[3] == 0).all()
+
+
+def test_gradients_against_float64(kernels: Kernels) -> None:
+    support, value = ragged()
+    W = draw(N, D, seed=6)
+    g = draw(ROWS, D, seed=7)
+    exact = value.double().requires_grad_(), W.double().requires_grad_()
+    dense = exact[0].new_zeros(ROWS, N).index_put((support.row, support.latent), exact[0])
+    (dense @ exact[1]).backward(g.double())
+    products = kernels["sums"].sampled_products(g, W, support.latent, support.offsets)
+    torch.testing.assert_close(products.double(), exact[0].grad, atol=1e-4, rtol=0)
+    at = support.by_latent
+    ends = torch.cat([at.starts, at.starts.new_tensor([len(at.row)])])
+    sums = kernels["sums"].bag_sums(value[at.order], g, at.row, ends)
+    torch.testing.assert_close(sums.double(), exact[1].grad, atol=1e-4, rtol=0)
+    assert (sums[7] == 0).all()
+
+
+def test_an_update_is_that_of_torch_and_keeps_rows_at_length_one(kernels: Kernels) -> None:
+    update = kernels["update"]
+    W = torch.nn.functional.normalize(draw(N, D), dim=1)
+    mine, theirs = W.clone(), torch.nn.Parameter(W.double())
+    moments = torch.zeros_like(W), torch.zeros_like(W)
+    copy = torch.empty_like(W, dtype=torch.bfloat16)
+    optimizer = torch.optim.Adam([theirs], lr=1e-2)
+    for step in range(1, 4):
+        gradient = draw(N, D, seed=step)
+        exact = gradient.double()
+        exact = exact - (exact * theirs.detach()).sum(1, keepdim=True) * theirs.detach()
+        squares = update.row_squares(gradient, mine)
+        torch.testing.assert_close(squares.double(), exact.square().sum(1), atol=1e-4, rtol=0)
+        factor = (5 / squares.sum().sqrt()).clamp_max(1)
+        theirs.grad = exact * factor.double()
+        optimizer.step()
+        theirs.data /= theirs.data.norm(dim=1, keepdim=True)
+        at = update.AdamStep(1e-2, (0.9, 0.999), 1e-8, step)
+        update.adam_rows_(mine, gradient, *moments, factor, at, unit=True, copy=copy)
+    torch.testing.assert_close(mine.double(), theirs.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(copy.float(), mine, atol=1e-2, rtol=0)
+    assert (mine - W).abs().max() > 1e-2  # it did move
+
+
+def test_free_rows_keep_what_lengthens_them(kernels: Kernels) -> None:
+    update = kernels["update"]
+    W, gradient = draw(N, D), draw(N, D, seed=1)
+    torch.testing.assert_close(
+        update.row_squares(gradient), gradient.square().sum(1), atol=1e-4, rtol=0
+    )
+    mine, theirs = W.clone(), torch.nn.Parameter(W.clone())
+    theirs.grad = gradient.clone()
+    torch.optim.Adam([theirs], lr=1e-2).step()
+    at = update.AdamStep(1e-2, (0.9, 0.999), 1e-8, 1)
+    one = torch.ones((), device=DEVICE)
+    update.adam_rows_(mine, gradient, W * 0, W * 0, one, at, unit=False)
+    torch.testing.assert_close(mine, theirs.detach(), atol=1e-6, rtol=0)
