@@ -24,7 +24,8 @@ from unweave.dictionaries.code import Support
 from unweave.dictionaries.dictionary import Dictionary, Pass
 from unweave.dictionaries.dictionary_files import load_dictionary, save_dictionary
 from unweave.dictionaries.dictionary_spec import Activation, DictionarySpec, Port
-from unweave.dictionaries.kernels.select import Selection, largest_of_batch
+from unweave.dictionaries.kernels.select import Selection
+from unweave.dictionaries.shares import shares
 from unweave.errors import UserError
 from unweave.subject import Subject
 
@@ -133,11 +134,12 @@ def choose_across(
 
     total = sum(member.n_latents for member in members.values())
     k = sum(member.activation.k for member in members.values())
-    found = largest_of_batch(scores, torch.cat([*x.values()], dim=1).detach(), total, k)
+    beside = torch.cat([*x.values()], dim=1).detach()
+    found, smallest = shares().of_batch(scores, beside, total, k)
     chosen, start = {}, 0
     for name, member in members.items():
         chosen[name] = _slice(found, start, member.n_latents)
-        member.activation.remember(found.score)
+        member.activation.remember(smallest)
         start += member.n_latents
     return chosen
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from unweave.dictionaries.code import SparseCode
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.kernels.ragged import write
-from unweave.dictionaries.kernels.select import largest
+from unweave.dictionaries.shares import batch_spread, shares
 
 
 class AuxK(BaseModel):
@@ -82,13 +82,13 @@ def auxk_loss(
     which = dead.nonzero()[:, 0]
     read = (x - dictionary.b_dec.detach() if dictionary.spec.pre_bias else x).detach()
     W_enc, b_enc = dictionary.W_enc[which], dictionary.b_enc[which]
-    k = min(k or max(1, dictionary.spec.d_out // 2), len(which))
+    k = min(k or max(1, dictionary.spec.d_out // 2), shares().dead(dead).total)
     pre = torch.relu(read @ W_enc.T + b_enc)
-    support = largest(lambda tile: tile, pre.detach(), len(which), k).support
+    support = shares().strongest(pre.detach(), k)
     value = pre[support.row, support.latent]
-    error = write(value, dictionary.decoder()[which], support) - missing.detach()
-    spread = (missing - missing.mean(0)).detach().square().sum().clamp_min(1e-12)
-    return error.square().sum() / spread
+    written = shares().add_up(write(value, dictionary.decoder()[which], support))
+    error = (written - missing.detach()).square().sum(1).mean()
+    return error / batch_spread(missing).clamp_min(1e-12)
 
 
 @torch.no_grad()
@@ -108,17 +108,17 @@ def resample_(
     autoencoder up to the latents that did fire); moments of Adam are forgotten. Rows are written
     through one index, so that the weights really change. Returns how many were restarted.
     """
-    which = dead.nonzero()[:, 0]
-    if not len(which):
+    which, numbered = dead.nonzero()[:, 0], shares().dead(dead)
+    if not numbered.total:
         return 0
+    x, missing = shares().rows(x), shares().rows(missing)
     read = x - dictionary.b_dec if dictionary.spec.pre_bias else x
-    weight = missing.square().sum(1).square()
-    drawn = torch.multinomial(weight.clamp_min(1e-12), len(which), True, generator=generator)
-    alive = dictionary.W_enc.norm(dim=1)[~dead].mean()
-    size = height * (float(alive) if torch.isfinite(alive) else 1.0)
+    weight = missing.square().sum(1).square().clamp_min(1e-12)
+    drawn = torch.multinomial(weight, numbered.total, True, generator=generator)[numbered.place]
+    size = height * _mean_norm(dictionary.W_enc, ~dead)
     middle = read.mean(0)
     direction = _unit(read[drawn] - middle)
-    length = dictionary.W_dec.norm(dim=1)[~dead].mean() if (~dead).any() else torch.tensor(1.0)
+    length = _mean_norm(dictionary.W_dec, ~dead)
     dictionary.encoder.W_enc[which] = direction * size
     dictionary.encoder.b_enc[which] = -(direction * size) @ middle
     dictionary.W_dec[which] = _unit(missing[drawn]) * length
@@ -127,7 +127,14 @@ def resample_(
             moment = optimizer.state.get(parameter, {}).get(name)
             if moment is not None:
                 moment[which] = 0
-    return len(which)
+    return numbered.total
+
+
+def _mean_norm(rows: Tensor, which: Tensor) -> float:
+    """Mean length of the chosen rows; one where there are none."""
+    lengths = rows.norm(dim=1)[which]
+    total, count = shares().total(torch.stack([lengths.sum(), which.sum().to(lengths.dtype)]))
+    return float(total / count) if count else 1.0
 
 
 def _unit(rows: Tensor) -> Tensor:

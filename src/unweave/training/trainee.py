@@ -132,6 +132,7 @@ class Trainee:
         loss = self.settings.objective.loss(self.dictionaries, batch, state, self.steering, auxk)
         self.optimizer.zero_grad()
         loss.total.backward()
+        self._exchange(loss, dead)
         self._update()
         self._note(loss, dead)
         self.step_index += 1
@@ -179,6 +180,13 @@ class Trainee:
             dictionary.rescale_(reads, writes)
         self.step_index = int(tensors["step"])
 
+    def _exchange(self, loss: Loss, dead: Mapping[str, Tensor]) -> None:
+        """Where several processes train together, their gradients are put together here."""
+
+    def _norm(self, gradients: list[Tensor]) -> Tensor:
+        """Length of the whole gradient."""
+        return torch.nn.utils.get_total_norm(gradients)
+
     def _revivable(self, key: str) -> bool:
         # What revives a latent rewrites its encoder row, which other encoders share or lack.
         return self.dictionaries[key].spec.encoder.kind in ("linear", "switch")
@@ -204,7 +212,7 @@ class Trainee:
         if self.settings.clip is not None:
             width = max(d.spec.d_out for d in self.dictionaries.values())
             gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = self._norm(gradients)
             if norm > (most := self.settings.clip * width**0.5):
                 torch._foreach_mul_(gradients, float(most / norm))
         for group in self.optimizer.param_groups:

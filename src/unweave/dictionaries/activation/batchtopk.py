@@ -13,7 +13,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from unweave.dictionaries.activation.settings import Chosen
-from unweave.dictionaries.kernels.select import Scorer, Selection, above, largest_of_batch
+from unweave.dictionaries.kernels.select import Scorer, Selection, above
+from unweave.dictionaries.shares import shares
 
 
 class BatchTopK(Chosen):
@@ -46,8 +47,8 @@ class BatchTopKActivation(nn.Module):
         """Which latents are active: of the batch in training, by the threshold otherwise."""
         if not self.training:
             return above(scorer, x, self.threshold)
-        chosen = largest_of_batch(scorer, x, n_latents, min(self.k, n_latents))
-        self.remember(chosen.score)
+        chosen, smallest = shares().of_batch(scorer, x, n_latents, self.k)
+        self.remember(smallest)
         return chosen
 
     @torch.no_grad()

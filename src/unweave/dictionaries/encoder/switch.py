@@ -18,6 +18,7 @@ from unweave.dictionaries.code import Support
 from unweave.dictionaries.encoder.linear import linear_scorer
 from unweave.dictionaries.kernels.ragged import pick
 from unweave.dictionaries.kernels.select import Scorer
+from unweave.dictionaries.shares import shares
 
 
 class Switch(Chosen):
@@ -50,7 +51,7 @@ class SwitchEncoder(nn.Module):
     def balance(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, ""]:
         """The balancing loss; 1 is balanced, `experts` is all tokens to one."""
         p = self.route(x)
-        sent = torch.bincount(p.argmax(1), minlength=self.experts) / len(x)
+        sent = shares().mean(torch.bincount(p.argmax(1), minlength=self.experts) / len(x))
         return self.experts * (sent * p.mean(0)).sum()
 
     def scorer(self, dtype: torch.dtype) -> Scorer:
@@ -74,11 +75,15 @@ class SwitchEncoder(nn.Module):
         return scores
 
     def at(
-        self, x: Float[Tensor, "rows d_in"], support: Support, score: Float[Tensor, " active"]
+        self,
+        x: Float[Tensor, "rows d_in"],
+        support: Support,
+        score: Float[Tensor, " active"],
+        low: Float[Tensor, "rows d_in"] | None = None,
     ) -> Float[Tensor, " active"]:
         """Pre-activations weighted by their expert's probability, differentiable in both."""
         own = score > -torch.inf
         known = torch.where(own, score, 0.0)
         expert = support.latent // (len(self.W_enc) // self.experts)
         weight = self.route(x)[support.row, expert]
-        return pick(known, x, self.W_enc, self.b_enc, support) * weight * own
+        return pick(known, x, self.W_enc, self.b_enc, support, low) * weight * own

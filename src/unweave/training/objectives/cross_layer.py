@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unweave.dictionaries.cross_layer import Together, run_members
 from unweave.dictionaries.dictionary import Dictionary
+from unweave.dictionaries.shares import batch_spread, shares
 from unweave.training.batches import VectorBatch
 from unweave.training.dead import AuxK, auxk_loss
 from unweave.training.objectives.loss import Loss, State, Watched
@@ -52,7 +53,7 @@ class CrossLayer(BaseModel):
         for site, gap in left.items():
             y = batch.vectors[site]
             fits.append((gap * scale[site]).square().sum(1).mean())
-            spread[site] = ((y - y.mean(0)) * scale[site]).square().sum(1).mean()
+            spread[site] = batch_spread(y * scale[site])
             log[f"{site}.fvu"] = fits[-1].item() / max(spread[site].item(), 1e-12)
         total = torch.stack(fits).sum()
         log["fit"] = total.item()
@@ -63,7 +64,7 @@ class CrossLayer(BaseModel):
             charged = steering[name].charge(dictionary, seen.passed, state.done)
             total = total + charged.total
             dead = state.dead[name]
-            if auxk is not None and auxk.weight and bool(dead.any()):
+            if auxk is not None and auxk.weight and shares().dead(dead).total:
                 at = torch.stack([spread[port.site] for port in dictionary.spec.writes]).sum()
                 total = total + auxk.weight * at * _revival(dictionary, seen, dead, auxk)
             watched[name] = seen

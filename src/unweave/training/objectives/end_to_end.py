@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 from torch import Tensor
 
 from unweave.dictionaries.dictionary import Dictionary
+from unweave.dictionaries.shares import batch_spread, shares
 from unweave.errors import UserError
 from unweave.training.batches import TokenBatch
 from unweave.training.dead import AuxK, auxk_loss
@@ -80,7 +81,7 @@ class EndToEnd(BaseModel):
         for name, seen in watched.items():
             charged = steering[name].charge(dictionaries[name], seen.passed, state.done)
             error = (seen.passed.y - seen.y).square().sum(1)
-            spread = (seen.y - seen.y.mean(0)).square().sum(1).mean().detach().clamp_min(1e-12)
+            spread = batch_spread(seen.y).clamp_min(1e-12)
             total = total + charged.total / seen.y.shape[1] + self.local * error.mean() / spread
             total = total + self._revival(dictionaries[name], seen, state.dead[name], auxk)
             log[f"{name}.penalty"] = charged.total.item()
@@ -115,7 +116,7 @@ class EndToEnd(BaseModel):
     def _revival(
         self, dictionary: Dictionary, seen: Watched, dead: Tensor, auxk: AuxK | None
     ) -> Tensor:
-        if auxk is None or not auxk.weight or not bool(dead.any()):
+        if auxk is None or not auxk.weight or not shares().dead(dead).total:
             return seen.y.new_zeros(())
         missing = (seen.y - seen.passed.y).detach()
         return auxk.weight * auxk_loss(dictionary, seen.x, missing, dead, auxk.k)

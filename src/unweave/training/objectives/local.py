@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unweave.dictionaries.dictionary import Dictionary, Pass
 from unweave.dictionaries.encoder.switch import SwitchEncoder
+from unweave.dictionaries.shares import batch_spread, shares
 from unweave.training.batches import VectorBatch
 from unweave.training.dead import AuxK, auxk_loss
 from unweave.training.objectives.loss import Loss, State, Watched
@@ -52,11 +53,10 @@ class Local(BaseModel):
             charged = steering[name].charge(dictionary, seen.passed, state.done)
             extra = self._extra(dictionary, seen)
             dead = state.dead[name]
-            if auxk is not None and auxk.weight and bool(dead.any()):
+            if auxk is not None and auxk.weight and shares().dead(dead).total:
                 missing = (seen.y - seen.passed.y).detach()
-                spread = (seen.y - seen.y.mean(0)).square().sum(1).mean()
                 share = auxk_loss(dictionary, seen.x, missing, dead, auxk.k)
-                extra = extra + auxk.weight * spread * share
+                extra = extra + auxk.weight * batch_spread(seen.y) * share
             totals.append(fit + charged.total + extra)
             watched[name] = seen
             log |= {

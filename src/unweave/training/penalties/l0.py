@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unweave.dictionaries.activation.jumprelu import JumpReLUActivation
 from unweave.dictionaries.activation.settings import Chosen
+from unweave.dictionaries.shares import shares
 from unweave.errors import UserError
 from unweave.training.penalties.strengths import Strengths
 
@@ -33,7 +34,11 @@ class L0(Chosen):
             UserError: an activation without thresholds of its own.
         """
         mean = _thresholds(activation, "l0").count(_pre(at)).sum() / at.rows
-        return mean if self.target is None else (mean / self.target - 1).square()
+        if self.target is None:
+            return mean
+        everywhere = shares().mean(shares().total(mean.detach()))
+        # Its value is that of the whole batch, its gradient this process's part of it.
+        return ((mean + (everywhere - mean.detach())) / self.target - 1).square()
 
 
 class PreActivation(Chosen):

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from unweave.dictionaries.activation.settings import Chosen
+from unweave.dictionaries.shares import shares
 from unweave.training.penalties.strengths import Strengths
 
 
@@ -50,7 +51,9 @@ class Lp(Chosen):
         p = 1 - fallen * (1 - self.p)
         total = _power(at, p, self.eps)
         with torch.no_grad():
-            weight = (at.u.sum() / at.rows) / total.clamp_min(1e-12)
+            bills = torch.stack([at.u.sum() / at.rows, total])
+            straight, bent = shares().mean(shares().total(bills))
+            weight = straight / bent.clamp_min(1e-12)
         return total * weight
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from torch import Tensor
 
 from unweave.dictionaries.dictionary import Dictionary, Pass
+from unweave.dictionaries.shares import shares
 from unweave.training.penalties.hoyer import Hoyer
 from unweave.training.penalties.l0 import L0, PreActivation
 from unweave.training.penalties.pointwise import L1, Log, Lp, Sqrt, Tanh
@@ -89,6 +90,9 @@ class Steering:
 @torch.no_grad()
 def _l0(passed: Pass) -> float:
     if passed.code is not None:
-        return passed.code.l0()
-    assert passed.latents is not None
-    return (passed.latents != 0).sum().item() / len(passed.latents)
+        value, rows = passed.code.value, passed.code.support.rows
+    else:
+        assert passed.latents is not None
+        value, rows = passed.latents, len(passed.latents)
+    on = (value != 0).sum().double() / max(rows, 1)
+    return shares().mean(shares().total(on)).item()
