@@ -31,7 +31,7 @@ class HarvestSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Window:
-    """The vectors of one window, position 0 of every row left out."""
+    """The vectors of one window, position 0 of every row left out, where the subject is."""
 
     index: int
     """Which window of the run this is."""
@@ -83,7 +83,7 @@ class Harvester:
         return Window(
             index=index,
             vectors={site: self._buffers[site][:count] for site in self._sites},
-            order=torch.randperm(count, generator=order),
+            order=torch.randperm(count, generator=order).to(self._subject.device),
         )
 
     def _fill(self, rows: Tensor, start: int) -> None:
@@ -101,7 +101,7 @@ class Harvester:
         # than the copy into them. setdefault keeps two workers from making one each.
         if site not in self._buffers:
             rows = self._rows * (self._tokens.shape[1] - 1)
-            self._buffers.setdefault(site, torch.empty(rows, width))
+            self._buffers.setdefault(site, torch.empty(rows, width, device=self._subject.device))
         return self._buffers[site]
 
 

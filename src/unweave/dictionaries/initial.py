@@ -90,7 +90,8 @@ def initialise_(
         dictionary.W_skip.copy_(ridge_map(x, y))
         y = y - x @ dictionary.W_skip.T
     dictionary.b_dec.copy_(_middle(y, start))
-    drawn = torch.randint(len(y), (spec.n_latents,), generator=generator)
+    # Chance comes from the processor, so that a run starts from the same weights on every device.
+    drawn = torch.randint(len(y), (spec.n_latents,), generator=generator).to(y.device)
     if start.decoder in _SOUGHT:
         decoder = _SOUGHT[start.decoder](y, spec.n_latents, seed=seed) * start.decoder_norm
     else:
@@ -105,7 +106,7 @@ def initialise_(
     elif start.decoder in _SOUGHT:
         encoder = _read_with(decoder, x[:8192], y[:8192]) * start.encoder
     else:
-        encoder = _unit(torch.randn(spec.n_latents, spec.d_in, generator=generator))
+        encoder = _unit(torch.randn(spec.n_latents, spec.d_in, generator=generator)).to(x.device)
         encoder *= start.encoder
     _fill_encoder(dictionary, encoder, read.mean(0), generator)
     if start.fires is not None and hasattr(dictionary.encoder, "W_enc"):
@@ -126,10 +127,10 @@ def _directions(
 ) -> Tensor:
     if start.decoder == "uniform":
         bound = 1 / math.sqrt(W_dec.shape[1])
-        return (2 * torch.rand(W_dec.shape, generator=generator) - 1) * bound
+        return (2 * torch.rand(W_dec.shape, generator=generator) - 1).to(y.device) * bound
     if start.decoder == "data":
         return _unit(y[drawn] - y.mean(0)) * start.decoder_norm
-    return _unit(torch.randn(W_dec.shape, generator=generator)) * start.decoder_norm
+    return _unit(torch.randn(W_dec.shape, generator=generator)).to(y.device) * start.decoder_norm
 
 
 def _read_with(decoder: Tensor, x: Tensor, y: Tensor) -> Tensor:

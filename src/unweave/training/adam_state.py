@@ -18,6 +18,9 @@ def restore_part(part: nn.Module, optimizer: torch.optim.Adam, tensors: dict[str
     part.load_state_dict({name: tensors[f"part.{name}"] for name in part.state_dict()})
     for name, parameter in part.named_parameters():
         prefix = f"adam.{name}."
-        moments = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        device = parameter.device
+        moments = {
+            k[len(prefix) :]: v.to(device) for k, v in tensors.items() if k.startswith(prefix)
+        }
         if moments:
             optimizer.state[parameter] = moments

@@ -30,6 +30,14 @@ class VectorBatch:
             return self.vectors[sites[0]]
         return torch.cat([self.vectors[site] for site in sites], dim=1)
 
+    def to(self, device: torch.device) -> "VectorBatch":
+        """The same vectors on a device; itself where they are there already."""
+        if all(rows.device == device for rows in self.vectors.values()):
+            return self
+        return VectorBatch(
+            {site: rows.to(device, non_blocking=True) for site, rows in self.vectors.items()}
+        )
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -41,6 +49,19 @@ class TokenBatch:
     """Token ids."""
     original: Run
     """Its logits and the captured sites, [rows, pos, width]."""
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        """Itself: what runs the subject again has to be where the subject is.
+
+        Raises:
+            UserError: the subject is elsewhere.
+        """
+        if self.subject.device != device:
+            raise UserError(
+                f"{self.subject.name} is on {self.subject.device} and the dictionaries on {device}:"
+                " put both on one device to train end to end"
+            )
+        return self
 
 
 @runtime_checkable
@@ -92,7 +113,9 @@ class ArraySource:
     def _epoch(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed((self._seed << 20) + epoch)
-            self._order = epoch, torch.randperm(self._rows, generator=generator)
+            # Drawn on the processor, so that an order is the same on every device.
+            order = torch.randperm(self._rows, generator=generator)
+            self._order = epoch, order.to(next(iter(self._vectors.values())).device)
         return self._order[1]
 
 
@@ -162,7 +185,7 @@ class TokenSource:
         """The batch of one step."""
         generator = torch.Generator().manual_seed((self._seed << 24) + step)
         drawn = torch.randint(len(self._tokens), (self._rows,), generator=generator)
-        rows = self._tokens[drawn]
+        rows = self._tokens[drawn.to(self._tokens.device)]
         with torch.no_grad():
             original = self.subject.run(rows, capture=self._capture)
         return TokenBatch(self.subject, rows, original)

@@ -55,8 +55,10 @@ class DeadLatents(BaseModel):
 class Silence:
     """For how many vectors each latent has not fired."""
 
-    def __init__(self, n_latents: int) -> None:
-        self.since: Int[Tensor, " latents"] = torch.zeros(n_latents, dtype=torch.long)
+    def __init__(self, n_latents: int, device: torch.device | None = None) -> None:
+        self.since: Int[Tensor, " latents"] = torch.zeros(
+            n_latents, dtype=torch.long, device=device
+        )
 
     def note(self, code: SparseCode) -> None:
         """Count one batch."""
@@ -84,7 +86,7 @@ def auxk_loss(
     W_enc, b_enc = dictionary.W_enc[which], dictionary.b_enc[which]
     k = min(k or max(1, dictionary.spec.d_out // 2), shares().dead(dead).total)
     pre = torch.relu(read @ W_enc.T + b_enc)
-    support = shares().strongest(pre.detach(), k)
+    support = shares().of_rows(lambda tile: tile, pre.detach(), len(which), k).support
     value = pre[support.row, support.latent]
     written = shares().add_up(write(value, dictionary.decoder()[which], support))
     error = (written - missing.detach()).square().sum(1).mean()
@@ -114,7 +116,9 @@ def resample_(
     x, missing = shares().rows(x), shares().rows(missing)
     read = x - dictionary.b_dec if dictionary.spec.pre_bias else x
     weight = missing.square().sum(1).square().clamp_min(1e-12)
-    drawn = torch.multinomial(weight, numbered.total, True, generator=generator)[numbered.place]
+    # Drawn on the processor, from which the generator is.
+    drawn = torch.multinomial(weight.cpu(), numbered.total, True, generator=generator)
+    drawn = drawn.to(x.device)[numbered.place]
     size = height * _mean_norm(dictionary.W_enc, ~dead)
     middle = read.mean(0)
     direction = _unit(read[drawn] - middle)

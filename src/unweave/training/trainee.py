@@ -72,7 +72,9 @@ class Trainee:
         batch: int,
         seed: int = 0,
         name: str = "dictionary",
+        device: torch.device | str | None = None,
     ) -> None:
+        """`device` is where the dictionaries go; they stay where they are when it is not given."""
         if not name or Path(name).name != name:
             raise UserError(
                 f"A trainee cannot be called {name!r}: its checkpoints are files of that name, so "
@@ -82,14 +84,15 @@ class Trainee:
         self.steps, self._batch, self._seed, self.step_index = steps, batch, seed, 0
         self.modules = torch.nn.ModuleDict(
             {key.replace(".", "/"): dictionary for key, dictionary in dictionaries.items()}
-        )
+        ).to(device)
+        self.device = next(self.modules.parameters()).device
         self.optimizer = torch.optim.Adam(
             self.modules.parameters(), lr=settings.lr, betas=settings.betas, fused=True
         )
         # Where writes add up, a site's offset stands in one dictionary alone.
         adds_up = settings.objective.kind != "local"
         self._offsets = offset_masks(self.dictionaries) if adds_up else {}
-        self.silence = {k: Silence(d.n_latents) for k, d in dictionaries.items()}
+        self.silence = {k: Silence(d.n_latents, self.device) for k, d in dictionaries.items()}
         self.steering = {k: Steering(settings.penalties) for k in dictionaries}
         self._limit = settings.dead.silent_share * steps * batch
         self._sums: dict[str, FidelitySums] = {}
@@ -103,6 +106,7 @@ class Trainee:
         """Set scales and first weights from the run's first vectors."""
         if self.settings.start is None:
             return
+        batch = batch.to(self.device)
         for place, dictionary in enumerate(self.dictionaries.values()):
             spec = dictionary.spec
             if self.settings.scale:
@@ -121,6 +125,7 @@ class Trainee:
 
     def step(self, batch: Any) -> Loss:
         """One update on a batch that the objective understands."""
+        batch = batch.to(self.device)
         self.modules.train()
         self._anneal_k()
         dead = {
@@ -174,7 +179,7 @@ class Trainee:
         """Go on exactly where `state()` was taken."""
         restore_part(self.modules, self.optimizer, tensors)
         for key, dictionary in self.dictionaries.items():
-            self.silence[key].since = tensors[f"silent.{key}"].clone()
+            self.silence[key].since = tensors[f"silent.{key}"].to(self.device, copy=True)
             self.steering[key].log_factor = tensors[f"steering.{key}"].clone()
             reads, writes = (tensors[f"scales.{key}.{s}"].tolist() for s in ("reads", "writes"))
             dictionary.rescale_(reads, writes)

@@ -33,7 +33,7 @@ def bag_sums(
     """
     weight, matrix, index = weight.contiguous(), matrix.contiguous(), index.contiguous()
     bags, d = len(ends) - 1, matrix.shape[1]
-    out = torch.empty(bags, d, dtype=weight.dtype, device=matrix.device)
+    out = torch.empty(bags, d, dtype=torch.float32, device=matrix.device)
     if bags and d:
         with on_device_of(matrix):
             _bags[(bags, triton.cdiv(d, WIDTH))](
@@ -50,7 +50,7 @@ def sampled_products(
 ) -> Float[Tensor, " active"]:
     """`left[r] . right[latent[e]]` for every entry e of row r, `offsets[r]` to `offsets[r + 1]`."""
     left, right, latent = left.contiguous(), right.contiguous(), latent.contiguous()
-    out = torch.empty(len(latent), dtype=left.dtype, device=left.device)
+    out = torch.empty(len(latent), dtype=torch.float32, device=left.device)
     if len(latent):
         with on_device_of(left):
             _products[(len(left),)](

@@ -1,0 +1,108 @@
+"""A second device that exists in name only: real arithmetic, and the strictness of a GPU.
+
+Its tensors keep their numbers in a tensor of the processor, so that whatever runs on them gives
+the numbers it gives there; but an operation that mixes the two devices is an error, as it is on a
+GPU: `zeros(n)` where `zeros(n, device=x.device)` was meant, an index that stayed behind, chance
+drawn there with a generator from here. Each time the host waits for a number it is counted.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+FAR = torch.device("lazy", 0)
+"""Known to torch by name, needs no hardware, and takes part in the backward pass."""
+aten = torch.ops.aten
+_CROSS = {aten._to_copy.default, aten.copy_.default, aten._foreach_copy_.default}
+"""Operations that are there to cross from one device to the other."""
+_WAITS = {"_local_scalar_dense", "nonzero", "bincount", "is_nonzero", "equal"}
+
+
+class MixedDevices(RuntimeError):
+    """Tensors of two devices met in one operation."""
+
+
+class Far(torch.Tensor):
+    """A tensor that says it is elsewhere."""
+
+    near: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, near: torch.Tensor) -> "Far":
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, near.shape, strides=near.stride(), storage_offset=near.storage_offset(),
+            dtype=near.dtype, device=FAR, requires_grad=False,
+        )  # fmt: skip
+        made.near = near
+        return made
+
+    def __repr__(self, **_: object) -> str:
+        return f"Far({self.near})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with FarDevice():
+            return func(*args, **(kwargs or {}))
+
+
+class FarDevice(TorchDispatchMode):
+    """While it lasts, `FAR` can be asked for; `waits` counts by operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        given = [v for v in tree_flatten((args, kwargs))[0] if isinstance(v, torch.Tensor)]
+        far = [tensor for tensor in given if isinstance(tensor, Far)]
+        away = bool(far)
+        if kwargs.get("device") is not None:
+            away = torch.device(kwargs["device"]).type == FAR.type
+            kwargs["device"] = torch.device("cpu")
+        if far and func not in _CROSS:
+            _check(func, given)
+        if away and any(isinstance(v, torch.Generator) for v in tree_flatten((args, kwargs))[0]):
+            raise MixedDevices(f"{func}: a generator of the processor draws on another device")
+        name = func.__name__.split(".")[0]
+        if far and (name in _WAITS or (func in _CROSS and not away)):
+            self.waits[name] += 1
+        return self._call(func, args, kwargs, away)
+
+    def _call(self, func: Any, args: Any, kwargs: Any, away: bool) -> Any:
+        wrapped: dict[int, Far] = {}
+
+        def bring(value: Any) -> Any:
+            if not isinstance(value, Far):
+                return value
+            wrapped[id(value.near)] = value
+            return value.near
+
+        def send(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor) or isinstance(value, Far):
+                return value
+            if id(value) in wrapped:  # written in place
+                return wrapped[id(value)]
+            return Far(value) if away else value
+
+        out = func(*tree_map(bring, args), **tree_map(bring, kwargs))
+        return tree_map(send, out)
+
+
+def _check(func: Any, given: list[torch.Tensor]) -> None:
+    left = [tensor for tensor in given if not isinstance(tensor, Far) and tensor.ndim]
+    if left:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in left)
+        raise MixedDevices(f"{func}: {shapes} stayed on the processor")
+
+
+@contextmanager
+def far_device() -> Iterator[FarDevice]:
+    """Run a piece of code on `FAR`."""
+    with FarDevice() as mode:
+        yield mode
