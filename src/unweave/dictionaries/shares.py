@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unweave.dictionaries.code import Support
 from unweave.dictionaries.kernels.select import Scorer, Selection, largest, largest_of_batch
 
 
@@ -48,8 +47,20 @@ class Shares(Protocol):
         """What all latents write, from what one's own do; differentiable."""
         ...
 
-    def strongest(self, scores: Float[Tensor, "rows latents"], k: int) -> Support:
-        """Which of one's own latents are among the k largest of each row."""
+    def to_all(self, read: Tensor) -> Tensor:
+        """What all latents read, as it is; its gradient is that from all of them."""
+        ...
+
+    def of_rows(
+        self,
+        scorer: Scorer,
+        x: Float[Tensor, "rows d_in"],
+        n_latents: int,
+        k: int,
+        *,
+        signed: bool = False,
+    ) -> Selection:
+        """One's own among the k largest scores of each row; with `signed`, by their size."""
         ...
 
     def of_batch(
@@ -82,9 +93,21 @@ class Alone:
         """See `Shares.add_up`."""
         return written
 
-    def strongest(self, scores: Float[Tensor, "rows latents"], k: int) -> Support:
-        """See `Shares.strongest`."""
-        return largest(lambda tile: tile, scores, scores.shape[1], k).support
+    def to_all(self, read: Tensor) -> Tensor:
+        """See `Shares.to_all`."""
+        return read
+
+    def of_rows(
+        self,
+        scorer: Scorer,
+        x: Float[Tensor, "rows d_in"],
+        n_latents: int,
+        k: int,
+        *,
+        signed: bool = False,
+    ) -> Selection:
+        """See `Shares.of_rows`."""
+        return largest(scorer, x, n_latents, min(k, n_latents), signed=signed)
 
     def of_batch(
         self, scorer: Scorer, x: Float[Tensor, "rows d_in"], n_latents: int, k: int

@@ -181,11 +181,18 @@ class TokenSource:
         """Tokens in a batch, the first position of each row left out."""
         return self._rows * (self._tokens.shape[1] - 1)
 
-    def at(self, step: int) -> TokenBatch:
-        """The batch of one step."""
+    def rows_at(self, step: int) -> Int[Tensor, "rows pos"]:
+        """The text of one step."""
         generator = torch.Generator().manual_seed((self._seed << 24) + step)
         drawn = torch.randint(len(self._tokens), (self._rows,), generator=generator)
-        rows = self._tokens[drawn.to(self._tokens.device)]
+        return self._tokens[drawn.to(self._tokens.device)]
+
+    def at(self, step: int) -> TokenBatch:
+        """The batch of one step."""
+        return self.run(self.rows_at(step))
+
+    def run(self, rows: Int[Tensor, "rows pos"]) -> TokenBatch:
+        """A batch of given text."""
         with torch.no_grad():
             original = self.subject.run(rows, capture=self._capture)
         return TokenBatch(self.subject, rows, original)

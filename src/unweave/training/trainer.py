@@ -53,6 +53,7 @@ def train(
     begin: VectorBatch | None = None,
     settings: TrainSettings | None = None,
     folder: Path | None = None,
+    checkpoints: Checkpoints | None = None,
     tracker: Tracker | None = None,
     workers: Workers | None = None,
     progress: Progress = QUIET,
@@ -62,15 +63,15 @@ def train(
     `begin` holds the vectors from which scales and first weights are taken; a source of vectors
     gives its first batch when it is absent, and nothing is set for a source of tokens without it
     (the dictionaries then go on from what they are). With `folder`, checkpoints and
-    `metrics.jsonl` are kept there and a cut run resumes. With `workers`, trainees step side by
-    side, each in one thread.
+    `metrics.jsonl` are kept there and a cut run resumes; `checkpoints` go elsewhere where given.
+    With `workers`, trainees step side by side, each in one thread.
 
     Raises:
         UserError: two trainees of one name, which their logs and checkpoints are told apart by.
     """
     _check_names(trainees)
     settings = settings or TrainSettings()
-    checkpoints = Checkpoints(
+    checkpoints = checkpoints or Checkpoints(
         None if folder is None else folder / "checkpoints", seconds=settings.checkpoint_seconds
     )
     log = MetricsLog(None if folder is None else folder / "metrics.jsonl", tracker)

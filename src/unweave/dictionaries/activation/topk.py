@@ -8,7 +8,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from unweave.dictionaries.activation.settings import Chosen
-from unweave.dictionaries.kernels.select import Scorer, Selection, largest
+from unweave.dictionaries.kernels.select import Scorer, Selection
+from unweave.dictionaries.shares import shares
 
 
 class TopK(Chosen):
@@ -47,7 +48,7 @@ class TopKActivation(nn.Module):
 
     def select(self, scorer: Scorer, x: Float[Tensor, "rows d_in"], n_latents: int) -> Selection:
         """Which latents are active."""
-        return largest(scorer, x, n_latents, min(self.k, n_latents), signed=self.signed)
+        return shares().of_rows(scorer, x, n_latents, self.k, signed=self.signed)
 
     def value(self, picked: Float[Tensor, " active"]) -> Float[Tensor, " active"]:
         """Strengths of the chosen latents."""
