@@ -8,9 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT := runs/wren
 DEMO_FLAGS ?=
+ENVIRONMENTS ?= runs/environments
+BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench guard clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
@@ -28,6 +30,12 @@ lint: $(VENV)/.installed-dev  ## style, types, the order of the rooms
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo >$(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
+
+bench: $(VENV)/.installed  ## race the trainers that ENVIRONMENTS holds (benchmarks/README.md)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --environments $(ENVIRONMENTS) $(BENCH_FLAGS)
+
+guard: $(VENV)/.installed  ## fail when a ratio of a short race fell below the committed one
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/guard.py --environments $(ENVIRONMENTS) $(BENCH_FLAGS)
 
 clean:  ## remove .venv and caches; artifacts in runs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

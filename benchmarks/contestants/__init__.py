@@ -1,0 +1,1 @@
+"""Everybody who is raced, each built in an environment of its own."""
