@@ -32,10 +32,10 @@ lint: $(VENV)/.installed-dev  ## style, types, the order of the rooms
 	@$(BIN)/lint-imports --no-logo >$(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 
 bench: $(VENV)/.installed  ## race the trainers that ENVIRONMENTS holds (benchmarks/README.md)
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --environments $(ENVIRONMENTS) $(BENCH_FLAGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench --environments $(ENVIRONMENTS) $(BENCH_FLAGS)
 
 guard: $(VENV)/.installed  ## fail when a ratio of a short race fell below the committed one
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/guard.py --environments $(ENVIRONMENTS) $(BENCH_FLAGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.guard --environments $(ENVIRONMENTS) $(BENCH_FLAGS)
 
 clean:  ## remove .venv and caches; artifacts in runs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

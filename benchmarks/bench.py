@@ -1,6 +1,6 @@
 """Race unweave against the installed trainers; `make bench` runs this.
 
-    python benchmarks/bench.py [--environments DIR] [--work DIR] [--parts speed memory quality]
+    python -m benchmarks.bench [--environments DIR] [--work DIR] [--parts speed memory quality]
                                [--only topk-4608 ...] [--contestants unweave sparsify ...]
 
 DIR/sparsify, DIR/saelens and DIR/dictionary_learning are the peers' environments (environments.py
@@ -14,16 +14,14 @@ import json
 import sys
 from pathlib import Path
 
-import memory
-import quality
-import speed
 import torch
-from machine import bandwidth, describe_machine
 from rich.console import Console
-from tables import memory_table, quality_table, speed_table
-from vectors import vectors
-from workloads import MEMORY, QUALITY, SPEED
 
+from benchmarks import memory, quality, speed
+from benchmarks.machine import bandwidth, describe_machine
+from benchmarks.tables import memory_table, quality_table, speed_table
+from benchmarks.vectors import vectors
+from benchmarks.workloads import MEMORY, QUALITY, SPEED
 from unweave.artifact.atomic import write_json
 from unweave.errors import UserError
 

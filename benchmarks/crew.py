@@ -6,12 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from contestants.contract import Task
+from benchmarks.contestants.contract import Task
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 HOMES = {
     "unweave": None,
     "unweave-float32": None,
@@ -30,7 +30,7 @@ HELDOUT = 16_384
 
 def python_of(name: str, environments: Path | None) -> Path | None:
     """The interpreter of a contestant's environment; None where there is none."""
-    home = HOMES[name]
+    home = HOMES[name.partition("@")[0]]
     if home is None:
         return Path(sys.executable)
     if environments is None:
@@ -40,18 +40,23 @@ def python_of(name: str, environments: Path | None) -> Path | None:
 
 
 class Member:
-    """One contestant's process."""
+    """One contestant's process; with a share after an @ its run has that share of the steps."""
 
     def __init__(self, name: str, python: Path, task: Task, vectors: Path, batch: int) -> None:
-        self.name, self._log = name, vectors.parent / f"{name}.log"
+        kind, _, share = name.partition("@")
+        if share:
+            task = replace(task, steps=round(float(share) * task.steps))
+        self.name, self.steps = name, task.steps
+        self._log = vectors.parent / f"{name}.log"
         asked = {
-            "name": name, "task": asdict(task), "vectors": str(vectors), "batch": batch,
+            "name": kind, "task": asdict(task), "vectors": str(vectors.resolve()), "batch": batch,
             "heldout": HELDOUT,
         }  # fmt: skip
         single = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [str(python), str(HERE / "worker.py"), json.dumps(asked)],
+                [str(python.absolute()), "-m", "benchmarks.worker", json.dumps(asked)],
+                cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

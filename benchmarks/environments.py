@@ -1,6 +1,6 @@
 """Make the peers' environments, each with the releases that the committed numbers are of.
 
-    python benchmarks/environments.py DIR [--pip-flags "--index-url ..."]
+    python -m benchmarks.environments DIR [--pip-flags "--index-url ..."]
 
 An environment that is there is left alone. torch is pinned first, because some peers would replace
 it; they take three gigabytes together. On a machine without a GPU, torch's CPU build saves more:

@@ -1,6 +1,6 @@
 """Fail when we have become slower than we were, told by ratios and never by times.
 
-    python benchmarks/guard.py [--environments DIR] [--tolerance 0.25] [--only topk-4608 ...]
+    python -m benchmarks.guard [--environments DIR] [--tolerance 0.25] [--only topk-4608 ...]
 
 A short race is run again and each contestant's time over ours is held against the committed
 results.json: a ratio that fell by more than the tolerance is named and the exit status is 1. The
@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import speed
 import torch
-from machine import seconds_of
-from vectors import vectors
-from workloads import SPEED
 
+from benchmarks import speed
+from benchmarks.machine import seconds_of
+from benchmarks.vectors import vectors
+from benchmarks.workloads import SPEED
 from unweave.errors import UserError
 
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ def fallen(committed: dict[str, dict], fresh: dict[str, dict], tolerance: float)
 
 
 def interleaved_ratio(ours: Callable[[], object], other: Callable[[], object], turns: int) -> float:
-    """CPU time of the other over ours, the least of several turns each: for steps in one process."""
+    """CPU time of the other over ours, each the least of several turns: for jobs of one process."""
     for job in (ours, other):
         job()
     best = [float("inf"), float("inf")]

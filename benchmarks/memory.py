@@ -10,8 +10,8 @@ backward, and the kernel's mark of the highest use is reset.
 
 from pathlib import Path
 
-from crew import absent, crew
-from workloads import Workload
+from benchmarks.crew import absent, crew
+from benchmarks.workloads import Workload
 
 STEPS = 4
 FLOAT = 4

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from crew import HALF, Member, absent, crew
-from machine import Roofline
-from workloads import Workload
+from benchmarks.crew import HALF, Member, absent, crew
+from benchmarks.machine import Roofline
+from benchmarks.workloads import Workload
 
 WARM = 3
 BURST_SECONDS = 0.6

@@ -40,8 +40,8 @@ def quality_table(name: str, found: dict) -> Table:
     title = f"{name}: time to the best peer's final held-out FVU"
     if target is not None:
         title += f", {target:.4f} ({found['best_peer']})"
-    if "share_of_best_peers_time" in found:
-        title += f"; ours takes {found['share_of_best_peers_time']:.1%} of that peer's run"
+    for who, share in found.get("share_of_best_peers_time", {}).items():
+        title += f"; {who} takes {share:.1%} of that run"
     table = Table(title=title, title_justify="left")
     for heading in ("", "CPU s in all", "final FVU", "L0", "dead", "CPU s to target"):
         table.add_column(heading, justify="right" if heading else "left")

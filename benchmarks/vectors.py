@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from crew import HELDOUT
 
+from benchmarks.crew import HELDOUT
 from unweave.activations.gather import gather
 from unweave.activations.workers import Workers
 from unweave.artifact.atomic import new_file

@@ -1,6 +1,6 @@
 """One contestant in a process of its own, stepped on command.
 
-    python benchmarks/worker.py TASK      (TASK is JSON; written for `crew.Member`, not for people)
+    python -m benchmarks.worker TASK      (TASK is JSON; written for `crew.Member`, not for people)
 
 The trainer's own loop runs untouched: it asks for its next batch and waits there until it is told
 to go on, so that several contestants can take turns. The clocks run only while it holds a batch.
@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contestants.contract import Task
+
+from benchmarks.contestants.contract import Task
 
 BUILDERS = {
     "unweave": ("ours", "unweave", {}),
@@ -132,7 +133,7 @@ def main() -> None:
     torch.set_num_threads(1)
     data = Batches(Path(asked["vectors"]), task, asked["batch"], asked["heldout"], channel)
     module, builder, options = BUILDERS[asked["name"]]
-    build = getattr(import_module(f"contestants.{module}"), builder)
+    build = getattr(import_module(f"benchmarks.contestants.{module}"), builder)
     base = _resident_before(module)
     contestant = build(data, task, **options)
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from contestants.contract import Task
+from benchmarks.contestants.contract import Task
 
 WIDTH = 576
 NEVER = 100_000
@@ -65,9 +65,10 @@ class Quality(NamedTuple):
     steps: int
     """Length of the run."""
     field: tuple[str, ...] = (
-        "unweave", "sparsify", "saelens", "saelens-autocast", "dictionary_learning",
+        "unweave", "unweave@0.5", "unweave@0.25", "sparsify", "saelens-autocast",
+        "dictionary_learning",
     )  # fmt: skip
-    """Who runs."""
+    """Who runs; after an @ the share of the steps that a run is planned to have."""
     latents: int = 4608
     """Number of latents."""
     batch: int = 1024
@@ -80,7 +81,7 @@ class Quality(NamedTuple):
         return Task("topk", self.latents, self.steps, width=WIDTH)
 
 
-QUALITY = {"planted": Quality("planted", 600), "real": Quality("real", 580)}
+QUALITY = {"planted": Quality("planted", 600), "real": Quality("real", 600)}
 MEMORY = {
     "topk-4608": Workload(
         "topk", 4608, ("unweave", "sparsify", "saelens", "dictionary_learning", "plain")

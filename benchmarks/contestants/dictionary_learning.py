@@ -2,7 +2,7 @@
 
 import torch
 
-from contestants.contract import Contestant, Data, Task, common_threshold, settled_rows
+from benchmarks.contestants.contract import Contestant, Data, Task, common_threshold, settled_rows
 
 
 def dictionary_learning(data: Data, task: Task) -> Contestant:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from contestants.contract import Contestant, Data, Task, common_threshold, settled_rows
+from benchmarks.contestants.contract import Contestant, Data, Task, common_threshold, settled_rows
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import Port
 from unweave.subject import keep_freed_memory

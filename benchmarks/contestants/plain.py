@@ -6,7 +6,7 @@ It needs no peer's environment, so that ratios to it can be watched everywhere.
 import torch
 from torch.nn import functional as F
 
-from contestants.contract import Contestant, Data, Task, seeded
+from benchmarks.contestants.contract import Contestant, Data, Task, seeded
 
 
 class PlainTopK:

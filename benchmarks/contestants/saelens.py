@@ -2,7 +2,14 @@
 
 import torch
 
-from contestants.contract import Contestant, Data, Task, common_threshold, seeded, settled_rows
+from benchmarks.contestants.contract import (
+    Contestant,
+    Data,
+    Task,
+    common_threshold,
+    seeded,
+    settled_rows,
+)
 
 
 def saelens(data: Data, task: Task, *, autocast: bool = False) -> Contestant:

@@ -2,7 +2,7 @@
 
 import torch
 
-from contestants.contract import Contestant, Data, Task, seeded
+from benchmarks.contestants.contract import Contestant, Data, Task, seeded
 
 
 def sparsify(data: Data, task: Task, *, signum: bool = False) -> Contestant:

@@ -1,0 +1,1 @@
+"""Races against the installed trainers; see README.md."""
