@@ -36,7 +36,7 @@ def test_all_signed_neurons_are_the_mlp(name):
     rows = torch.randint(3, 60, (12, 24), generator=torch.Generator().manual_seed(0))
     x, y = vectors(subject, 1, rows)
     n = 2 * subject.geometry.d_mlp
-    dictionary = transcoder(subject, 1, AbsTopK(k=n), n)
+    dictionary = transcoder(subject, 1, AbsTopK(k=n), n).eval()
     start_glu_(dictionary, subject.mlp_weights(1), x, y)
     fresh = torch.randint(3, 60, (6, 24), generator=torch.Generator().manual_seed(1))
     x, y = vectors(subject, 1, fresh)

@@ -198,7 +198,7 @@ def test_restarts_bring_the_dead_back_and_nothing_does_not():
     nothing = DeadLatents(auxk=None)
     restarts = DeadLatents(silent_share=0.05, auxk=None, resample=Resample(at=(0.3, 0.5)))
     assert not trained(nothing)[1][DEAD].any()
-    assert trained(restarts)[1][DEAD].all()
+    assert trained(restarts)[1][DEAD].sum() >= 3
 
 
 def test_the_auxiliary_loss_moves_the_dead_alone():

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unweave.dictionaries.kernels.native import calls as native
 from unweave.errors import UserError
 
 
@@ -22,8 +23,8 @@ class ByLatent(NamedTuple):
     """Place of each entry in the code."""
     row: Int[Tensor, " active"]
     """Row of each entry."""
-    starts: Int[Tensor, " latents"]
-    """Where each latent's entries begin."""
+    bounds: Int[Tensor, " latents+1"]
+    """Where each latent's entries begin, and the last one's end."""
 
 
 class Support:
@@ -48,8 +49,10 @@ class Support:
     @cached_property
     def by_latent(self) -> ByLatent:
         """The entries ordered by latent, rows ascending within one; sorted once and kept."""
+        if self.latent.device.type == "cpu" and native.able():
+            return ByLatent(*native.by_latent(self.latent, self.offsets, self.n_latents))
         latent, order = self.latent.sort(stable=True)
-        wanted = torch.arange(self.n_latents, device=latent.device)
+        wanted = torch.arange(self.n_latents + 1, device=latent.device)
         return ByLatent(order, self.row[order], torch.searchsorted(latent, wanted))
 
     @classmethod

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unweave.dictionaries.code import SparseCode, Support
 from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
+from unweave.dictionaries.encoder.linear import LinearEncoder
 from unweave.dictionaries.encoder.pursuit import PursuitEncoder
 from unweave.dictionaries.kernels.ragged import over_latents, write
 from unweave.dictionaries.kernels.select import TILE_ROWS, Selection
@@ -103,7 +104,10 @@ class Dictionary(nn.Module):
         if self.spec.sparse:
             code = self._chosen(read, W_dec, chosen)
             prefixes = self._prefixes(code, W_dec) if self.spec.nesting else None
-            y = write(code.value, W_dec, code.support) if prefixes is None else prefixes[:, -1]
+            if prefixes is None:
+                y = write(code.value, W_dec, code.support, dtype=self._product_dtype(x))
+            else:
+                y = prefixes[:, -1]
             return Pass(self._offset(y, x), code, None, None, self._shifted(prefixes, x))
         pre = self.encoder.dense(read)
         latents = self.activation(pre, getattr(self.encoder, "b_enc", None))
@@ -224,13 +228,22 @@ class Dictionary(nn.Module):
     def _chosen(self, read: Tensor, W_dec: Tensor, chosen: Selection | None = None) -> SparseCode:
         if isinstance(self.encoder, PursuitEncoder):
             return self.encoder.pursue(read, W_dec, self.activation.k)
-        # Selection does not notice bfloat16; what is measured after training is exact.
-        able = self.training and read.dtype == torch.float32 and read.device.type == "cpu"
-        dtype = product_dtype() if able else read.dtype
+        dtype = self._product_dtype(read)
         scorer = self.encoder.scorer(dtype)
-        support, score = chosen or self.activation.select(scorer, read.detach(), self.n_latents)
-        value = self.activation.value(self.encoder.at(read, support, score))
+        if isinstance(self.encoder, LinearEncoder):
+            low = read.detach().to(dtype)  # once, for the scores and for the gradient
+            support, score = chosen or self.activation.select(scorer, low, self.n_latents)
+            picked = self.encoder.at(read, support, score, low)
+        else:
+            support, score = chosen or self.activation.select(scorer, read.detach(), self.n_latents)
+            picked = self.encoder.at(read, support, score)
+        value = self.activation.value(picked)
         return SparseCode(support, value)
+
+    def _product_dtype(self, like: Tensor) -> torch.dtype:
+        # Training does not notice bfloat16; what is measured after it is exact.
+        able = self.training and like.dtype == torch.float32 and like.device.type == "cpu"
+        return product_dtype() if able else like.dtype
 
     def _code_of(self, read: Tensor) -> SparseCode:
         if self.spec.sparse:
@@ -259,7 +272,7 @@ class Dictionary(nn.Module):
         counts = torch.bincount(bag, minlength=support.rows * groups)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         bags = Support(offsets, support.latent[order], support.n_latents)
-        written = write(code.value[order], W_dec, bags)
+        written = write(code.value[order], W_dec, bags, dtype=self._product_dtype(W_dec))
         return written.view(support.rows, groups, -1).cumsum(1)
 
     def _offset(self, y: Tensor, x: Tensor) -> Tensor:

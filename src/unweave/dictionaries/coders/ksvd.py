@@ -13,6 +13,7 @@ twin, is replaced by the row that is reconstructed worst.
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -94,8 +95,7 @@ def _one_by_one(x: Tensor, atoms: Tensor, code: SparseCode, signed: bool) -> Ten
     atoms = atoms.clone()
     rest = x - write(value, atoms, support)
     at = support.by_latent
-    ends = torch.cat([at.starts[1:], at.starts.new_tensor([len(at.order)])])
-    for j, (start, end) in enumerate(zip(at.starts.tolist(), ends.tolist(), strict=True)):
+    for j, (start, end) in enumerate(pairwise(at.bounds.tolist())):
         if start == end:
             continue
         users, entries = at.row[start:end], at.order[start:end]

@@ -39,10 +39,14 @@ class LinearEncoder(nn.Module):
         return linear_scorer(self.W_enc, self.b_enc, dtype)
 
     def at(
-        self, x: Float[Tensor, "rows d_in"], support: Support, score: Float[Tensor, " active"]
+        self,
+        x: Float[Tensor, "rows d_in"],
+        support: Support,
+        score: Float[Tensor, " active"],
+        low: Float[Tensor, "rows d_in"] | None = None,
     ) -> Float[Tensor, " active"]:
-        """Pre-activations of chosen latents, differentiable."""
-        return pick(score, x, self.W_enc, self.b_enc, support)
+        """Pre-activations of chosen latents, differentiable; `low` is x as it was multiplied."""
+        return pick(score, x, self.W_enc, self.b_enc, support, low)
 
 
 def linear_scorer(W_enc: Tensor, b_enc: Tensor, dtype: torch.dtype) -> Scorer:

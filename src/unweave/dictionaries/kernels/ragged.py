@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unweave.dictionaries.code import Support
+from unweave.dictionaries.kernels.native import calls as native
 
 with warnings.catch_warnings():
     # torch says once per process that CSR tensors are young; said here, it is not said to users.
@@ -25,10 +26,17 @@ with warnings.catch_warnings():
 
 
 def write(
-    value: Float[Tensor, " active"], W_dec: Float[Tensor, "latents d_out"], support: Support
+    value: Float[Tensor, " active"],
+    W_dec: Float[Tensor, "latents d_out"],
+    support: Support,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "rows d_out"]:
-    """Sum of the active decoder rows weighted by their values; differentiable in both."""
-    return _Write.apply(value, W_dec, support)
+    """Sum of the active decoder rows weighted by their values; differentiable in both.
+
+    With `dtype` bfloat16 products are taken of rounded rows and gradients, where that is faster.
+    """
+    return _Write.apply(value, W_dec, support, dtype)
 
 
 def pick(
@@ -37,18 +45,22 @@ def pick(
     W_enc: Float[Tensor, "latents d_in"],
     b_enc: Float[Tensor, " latents"],
     support: Support,
+    low: Float[Tensor, "rows d_in"] | None = None,
 ) -> Float[Tensor, " active"]:
     """Pre-activations at the support, differentiable in x, W_enc and b_enc.
 
-    `known` holds their values, which whoever selected the support has already computed.
+    `known` holds their values, which whoever selected the support has already computed; `low` the
+    rounded x that they were computed from, if it was, for the gradient of W_enc.
     """
-    return _Pick.apply(known, x, W_enc, b_enc, support)
+    return _Pick.apply(known, x, W_enc, b_enc, support, low)
 
 
 def inner(
     left: Float[Tensor, "rows d"], right: Float[Tensor, "latents d"], support: Support
 ) -> Float[Tensor, " active"]:
     """`left[row] . right[latent]` at every entry: a product sampled at the support."""
+    if native.able(left, right):
+        return native.inner(left, right, support.latent, support.offsets)
     pattern = torch.sparse_csr_tensor(
         support.offsets,
         support.latent,
@@ -65,14 +77,18 @@ def over_rows(
 ) -> Float[Tensor, "latents d"]:
     """For each latent the sum of `rows` in which it is active, weighted: a matrix's gradient."""
     at = support.by_latent
+    if native.able(rows, weight):
+        return native.bags(rows, at.row, weight, at.bounds, at.order)
     weights = weight[at.order]
-    return F.embedding_bag(at.row, rows, at.starts, per_sample_weights=weights, mode="sum")
+    return F.embedding_bag(at.row, rows, at.bounds[:-1], per_sample_weights=weights, mode="sum")
 
 
 def over_latents(
     weight: Float[Tensor, " active"], matrix: Float[Tensor, "latents d"], support: Support
 ) -> Float[Tensor, "rows d"]:
     """For each row the sum of the matrix's active rows, weighted."""
+    if native.able(matrix, weight):
+        return native.bags(matrix, support.latent, weight, support.offsets)
     return F.embedding_bag(
         support.latent, matrix, support.offsets[:-1], per_sample_weights=weight, mode="sum"
     )
@@ -80,33 +96,42 @@ def over_latents(
 
 class _Write(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, value, W_dec, support):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(value, W_dec)
+    def forward(ctx, value, W_dec, support, dtype):  # type: ignore[no-untyped-def]
+        matrix = _rounded(W_dec, dtype)
+        ctx.save_for_backward(value, matrix)
         ctx.support = support
-        return over_latents(value, W_dec, support)
+        return over_latents(value, matrix, support)
 
     @staticmethod
     def backward(ctx, g):  # type: ignore[no-untyped-def]
-        value, W_dec = ctx.saved_tensors
-        g = g.contiguous()
-        to_value = inner(g, W_dec, ctx.support) if ctx.needs_input_grad[0] else None
+        value, matrix = ctx.saved_tensors
+        g = g.to(matrix.dtype).contiguous()
+        to_value = inner(g, matrix, ctx.support) if ctx.needs_input_grad[0] else None
         to_W_dec = over_rows(value, g, ctx.support) if ctx.needs_input_grad[1] else None
-        return to_value, to_W_dec, None
+        return to_value, to_W_dec, None, None
 
 
 class _Pick(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, known, x, W_enc, b_enc, support):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, W_enc)
+    def forward(ctx, known, x, W_enc, b_enc, support, low):  # type: ignore[no-untyped-def]
+        rows = x if low is None or not native.able(low) else low
+        ctx.save_for_backward(rows, W_enc)
         ctx.support = support
         return known.clone()
 
     @staticmethod
     def backward(ctx, g):  # type: ignore[no-untyped-def]
-        x, W_enc = ctx.saved_tensors
-        _, want_x, want_W, want_b, _ = ctx.needs_input_grad
+        rows, W_enc = ctx.saved_tensors
+        _, want_x, want_W, want_b, *_ = ctx.needs_input_grad
         support = ctx.support
         to_x = over_latents(g, W_enc, support) if want_x else None
-        to_W = over_rows(g, x, support) if want_W else None
+        to_W = over_rows(g, rows, support) if want_W else None
         to_b = g.new_zeros(support.n_latents).index_add_(0, support.latent, g) if want_b else None
-        return None, to_x, to_W, to_b, None
+        return None, to_x, to_W, to_b, None, None
+
+
+def _rounded(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrix in bfloat16, where that is asked for and the kernels can read it."""
+    if dtype != torch.bfloat16 or matrix.dtype != torch.float32 or not native.able(matrix):
+        return matrix
+    return matrix.to(dtype)

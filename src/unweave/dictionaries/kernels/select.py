@@ -12,10 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unweave.dictionaries.code import Support
+from unweave.dictionaries.kernels.native import calls as native
 
 TILE_ROWS = 512
 """Rows whose scores exist at once: 512 x 4608 floats stay in the last-level cache."""
-_SAMPLE = 1 << 16
+_SAMPLE, _SAMPLE_ROWS = 1 << 16, 256
 
 Scorer = Callable[[Tensor], Tensor]
 """`[tile, d_in]` to `[tile, latents]`, without gradients."""
@@ -33,17 +34,25 @@ def largest(
 ) -> Selection:
     """The k largest scores of each row; with `signed`, the k largest in absolute value."""
     latent = torch.empty(len(x), k, dtype=torch.long, device=x.device)
-    score = torch.empty(len(x), k, dtype=x.dtype, device=x.device)
+    score = torch.empty(len(x), k, dtype=_valued(x.dtype), device=x.device)
     for start in range(0, len(x), TILE_ROWS):
         tile = slice(start, start + TILE_ROWS)
         scores = scorer(x[tile])
-        latent[tile] = places = largest_in_rows(scores.abs() if signed else scores, k)
-        score[tile] = scores.gather(1, places)
+        if native.able(scores):
+            latent[tile], score[tile] = native.largest(scores, k, by_size=signed)
+        else:
+            latent[tile] = places = largest_in_rows(scores.abs() if signed else scores, k)
+            score[tile] = scores.gather(1, places)
     return Selection(Support.from_topk(latent, n_latents), score.reshape(-1))
 
 
+def _valued(dtype: torch.dtype) -> torch.dtype:
+    """What scores are kept in: those that were multiplied in bfloat16 become float32."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
 def largest_in_rows(scores: Float[Tensor, "rows n"], k: int) -> Int[Tensor, "rows k"]:
-    """Places of the k largest scores of each row, in no order.
+    """Places of the k largest scores of each row, in no order, by torch's operations.
 
     The k largest lie in the k groups with the largest maxima: whoever is in another group is
     exceeded in k of them. Ranking maxima and then those groups' members takes two short sorts
@@ -72,7 +81,9 @@ def largest_of_batch(
     scorer: Scorer, x: Float[Tensor, "rows d_in"], n_latents: int, k: int
 ) -> Selection:
     """The `rows * k` largest positive scores of the whole batch (BatchTopK)."""
-    scores = torch.empty(len(x), n_latents, dtype=x.dtype, device=x.device)
+    if native.able(scorer(x[:1])):
+        return _largest_of_tiles(scorer, x, n_latents, k)
+    scores = torch.empty(len(x), n_latents, dtype=_valued(x.dtype), device=x.device)
     for start in range(0, len(x), TILE_ROWS):
         tile = slice(start, start + TILE_ROWS)
         scores[tile] = scorer(x[tile])
@@ -81,6 +92,30 @@ def largest_of_batch(
     counts = torch.bincount(row, minlength=len(x))
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     return Selection(Support(offsets, latent, n_latents), scores.view(-1)[place])
+
+
+def _largest_of_tiles(scorer: Scorer, x: Tensor, n_latents: int, k: int) -> Selection:
+    """`largest_of_batch` a tile at a time: what a bound leaves of each is all that is kept.
+
+    The bound is found in a sample of rows, so that somewhat more than `rows * k` scores exceed it.
+    Should it have been too high, a lower one is tried, and zero in the end.
+    """
+    count = len(x) * k
+    some = scorer(x[:: max(1, len(x) // _SAMPLE_ROWS)]).reshape(1, -1)
+    for slack in (1.15, 2.0, 0.0):
+        rank = round(slack * count * some.shape[1] / (len(x) * n_latents)) + 64
+        bound = torch.zeros(())
+        if slack and rank < some.shape[1]:
+            bound = native.largest(some, rank, by_size=False)[1].min().clamp_min(0)
+        found = above(scorer, x, bound)
+        if len(found.score) >= count or not bound:
+            break
+    if len(found.score) <= count:
+        return found
+    kept = native.largest(found.score[None], count, by_size=False)[0][0]
+    counts = torch.bincount(found.support.row[kept], minlength=len(x))
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Selection(Support(offsets, found.support.latent[kept], n_latents), found.score[kept])
 
 
 def largest_places(scores: Float[Tensor, " n"], count: int) -> Tensor:
@@ -111,6 +146,12 @@ def above(
     for start in range(0, max(len(x), 1), TILE_ROWS):
         tile = scorer(x[start : start + TILE_ROWS])
         n_latents = tile.shape[1]
+        if native.able(tile):
+            part = native.above(tile, threshold)
+            latents.append(part.latent)
+            scores.append(part.value)
+            counts.append(part.counts)
+            continue
         row, latent = (tile > threshold).nonzero(as_tuple=True)
         latents.append(latent)
         scores.append(tile[row, latent])

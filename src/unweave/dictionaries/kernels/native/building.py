@@ -1,0 +1,85 @@
+"""Compile the C sources into a shared library once a machine, and load it.
+
+The library lies in unweave's cache folder under a name made of everything it depends on: sources,
+flags, compiler and processor. Set `UNWEAVE_NATIVE=0` to do without.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from unweave.artifact.atomic import new_file
+from unweave.errors import UserError
+from unweave.subject.cache import cache_folder
+
+_HERE = Path(__file__).parent
+_SOURCES = ("select.c", "bags.c", "by_latent.c", "update.c", "misfit.c")
+# Results must not depend on what a compiler dares to reorder: no -ffast-math.
+_FLAGS = (
+    *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast"),
+    *("-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
+)
+_WIDE = "-mprefer-vector-width=512"
+_log = logging.getLogger("unweave")
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where there is no compiler or they are not wanted."""
+    if os.environ.get("UNWEAVE_NATIVE") == "0":
+        return None
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        _log.info("No C compiler found: kernels run as torch operations")
+        return None
+    path = cache_folder() / "native" / f"kernels-{_key(compiler)}.so"
+    try:
+        if not path.is_file():
+            with new_file(path) as partial:
+                _compile(compiler, partial)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError, UserError) as error:
+        _log.warning("Kernels could not be compiled and run as torch operations: %s", error)
+        return None
+
+
+def _compile(compiler: str, to: Path) -> None:
+    sources = [str(_HERE / name) for name in _SOURCES]
+    # Processors with 512-bit vectors use them only when told to; other compilers lack the flag.
+    for flags in ((*_FLAGS, _WIDE), _FLAGS):
+        done = subprocess.run(
+            [compiler, *flags, *sources, "-lm", "-o", str(to)], capture_output=True, timeout=120
+        )
+        if done.returncode == 0:
+            return
+    raise subprocess.SubprocessError(done.stderr.decode(errors="replace").strip()[:500])
+
+
+def _key(compiler: str) -> str:
+    parts = [file.read_bytes() for file in sorted(_HERE.iterdir()) if file.suffix in _KINDS]
+    parts += [" ".join(_FLAGS).encode(), compiler.encode(), _version(compiler), _processor()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+_KINDS = {".c", ".h", ".inc"}
+
+
+def _version(compiler: str) -> bytes:
+    stat = Path(compiler).resolve().stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}".encode()
+
+
+def _processor() -> bytes:
+    """What the processor can do: a cache folder may be shared by different machines."""
+    about = Path("/proc/cpuinfo")
+    if about.is_file():
+        for line in about.read_bytes().splitlines():
+            if line.startswith((b"flags", b"Features")):
+                return line
+    return f"{platform.machine()} {platform.processor()}".encode()

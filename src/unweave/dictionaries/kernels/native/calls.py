@@ -1,0 +1,254 @@
+"""The compiled kernels as functions of tensors. What they compute is said in the C sources."""
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unweave.dictionaries.kernels.native.building import library
+from unweave.dictionaries.kernels.native.threads import share_out
+
+_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+_KEYS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+_I = ctypes.c_int64
+
+
+def able(*tensors: Tensor) -> bool:
+    """Whether the compiled kernels can take these: float32 or bfloat16 on the CPU, contiguous."""
+    return library() is not None and all(
+        t.device.type == "cpu" and t.dtype in _SUFFIX and t.is_contiguous() for t in tensors
+    )
+
+
+def largest(
+    scores: Float[Tensor, "rows n"], k: int, *, by_size: bool
+) -> tuple[Int[Tensor, "rows k"], Float[Tensor, "rows k"]]:
+    """Places, ascending, and values of the k largest of each row (by absolute value)."""
+    rows, n = scores.shape
+    latent = torch.empty(rows, k, dtype=torch.long)
+    value = torch.empty(rows, k)
+    call = _function("largest", scores)
+    step, width = scores.element_size() * n, 8 * k
+
+    def work(first: int, last: int) -> None:
+        scratch = torch.empty(3 * n + 32, dtype=_KEYS[scores.dtype])
+        place = torch.empty(n + 32, dtype=torch.int32)
+        call(
+            _at(scores, first * step),
+            _I(last - first),
+            _I(n),
+            _I(k),
+            int(by_size),
+            _at(scratch),
+            _at(place),
+            _at(latent, first * width),
+            _at(value, first * width // 2),
+        )
+
+    share_out(work, rows)
+    return latent, value
+
+
+class Above(NamedTuple):
+    """Scores above their thresholds, row by row."""
+
+    latent: Int[Tensor, " active"]
+    value: Float[Tensor, " active"]
+    counts: Int[Tensor, " rows"]
+
+
+def above(scores: Float[Tensor, "rows n"], threshold: Float[Tensor, "*n"]) -> Above:
+    """Every score above its threshold, one for all latents or one for each."""
+    rows, n = scores.shape
+    threshold = threshold.float().contiguous()
+    # As large as can be; memory that nothing is written to is never taken from the system.
+    latent = torch.empty(rows * n, dtype=torch.long)
+    value, counts = torch.empty(rows * n), torch.empty(rows, dtype=torch.long)
+    call = _function("above", scores)
+    call.restype = _I
+    found: list[tuple[int, int]] = []
+
+    def work(first: int, last: int) -> None:
+        many = call(
+            _at(scores, first * n * scores.element_size()),
+            _I(last - first),
+            _I(n),
+            _at(threshold),
+            int(threshold.dim() > 0),
+            _at(latent, 8 * first * n),
+            _at(value, 4 * first * n),
+            _at(counts, 8 * first),
+        )
+        found.append((first * n, first * n + many))
+
+    share_out(work, rows)
+    parts = [slice(*place) for place in sorted(found)]
+    return Above(
+        torch.cat([latent[part] for part in parts]),
+        torch.cat([value[part] for part in parts]),
+        counts,
+    )
+
+
+def bags(
+    rows: Float[Tensor, "n d"],
+    row: Int[Tensor, " active"],
+    weight: Float[Tensor, " active"],
+    offsets: Int[Tensor, " ends"],
+    order: Int[Tensor, " active"] | None = None,
+) -> Float[Tensor, "bags d"]:
+    """Sum of `weight[e] rows[row[e]]` over each bag's entries; with `order` of weight[order[e]]."""
+    count, width = len(offsets) - 1, rows.shape[1]
+    out = torch.empty(count, width)
+    call = _function("bags", rows)
+
+    def work(first: int, last: int) -> None:
+        call(
+            _at(rows),
+            _I(width),
+            _at(row),
+            _at(weight),
+            None if order is None else _at(order),
+            _at(offsets),
+            _I(first),
+            _I(last),
+            _at(out),
+        )
+
+    share_out(work, count, offsets)
+    return out
+
+
+def inner(
+    left: Float[Tensor, "bags d"],
+    rows: Float[Tensor, "n d"],
+    row: Int[Tensor, " active"],
+    offsets: Int[Tensor, " ends"],
+) -> Float[Tensor, " active"]:
+    """`left[bag] . rows[row[e]]` for every entry e of every bag."""
+    out = torch.empty(len(row))
+    call = _function("inner", rows)
+
+    def work(first: int, last: int) -> None:
+        call(
+            _at(left),
+            _at(rows),
+            _I(rows.shape[1]),
+            _at(row),
+            _at(offsets),
+            _I(first),
+            _I(last),
+            _at(out),
+        )
+
+    share_out(work, len(offsets) - 1)
+    return out
+
+
+class Sorted(NamedTuple):
+    """Entries put in the order of their latents."""
+
+    order: Int[Tensor, " active"]
+    row: Int[Tensor, " active"]
+    bounds: Int[Tensor, " latents+1"]
+
+
+def by_latent(
+    latent: Int[Tensor, " active"], offsets: Int[Tensor, " ends"], n_latents: int
+) -> Sorted:
+    """A code's entries ordered by latent, rows ascending within one."""
+    order, row = torch.empty_like(latent), torch.empty_like(latent)
+    bounds = torch.empty(n_latents + 1, dtype=torch.long)
+    after = torch.empty(n_latents, dtype=torch.long)
+    _function("by_latent")(
+        _at(latent),
+        _at(offsets),
+        _I(len(offsets) - 1),
+        _I(n_latents),
+        _at(after),
+        _at(order),
+        _at(row),
+        _at(bounds),
+    )
+    return Sorted(order, row, bounds)
+
+
+def misfit(
+    y: Float[Tensor, "rows d"], target: Float[Tensor, "rows d"], scale: float
+) -> tuple[Float[Tensor, "rows d"], Float[Tensor, " rows"]]:
+    """`scale (y - target)` and each row's squared distance."""
+    out, square = torch.empty_like(y), torch.empty(len(y), dtype=torch.float64)
+    call = _function("misfit")
+
+    def work(first: int, last: int) -> None:
+        width = _I(y.shape[1])
+        bounds = (_I(first), _I(last))
+        call(_at(y), _at(target), width, *bounds, ctypes.c_float(scale), _at(out), _at(square))
+
+    share_out(work, len(y))
+    return out, square
+
+
+def squares(
+    weight: Float[Tensor, "rows d"], gradient: Float[Tensor, "rows d"], *, unit: bool
+) -> tuple[Float[Tensor, " rows"] | None, float]:
+    """How far each row's gradient points along it, if rows are `unit`, and the squared norm of what
+    else there is."""
+    along = torch.empty(len(weight)) if unit else None
+    square = torch.empty(len(weight), dtype=torch.float64)
+    call = _function("squares")
+
+    def work(first: int, last: int) -> None:
+        bounds = (_I(weight.shape[1]), _I(first), _I(last))
+        to = None if along is None else _at(along)
+        call(_at(weight), _at(gradient), *bounds, int(unit), to, _at(square))
+
+    share_out(work, len(weight))
+    return along, float(square.sum())
+
+
+class Step(NamedTuple):
+    """One step of Adam."""
+
+    rate: float
+    beta1: float
+    beta2: float
+    eps: float
+    correction1: float
+    """1 - beta1 ** steps."""
+    correction2: float
+    """1 - beta2 ** steps."""
+    factor: float
+    """What the gradient is multiplied by."""
+
+
+def adam(
+    weight: Float[Tensor, "rows d"],
+    gradient: Float[Tensor, "rows d"],
+    mean: Float[Tensor, "rows d"],
+    spread: Float[Tensor, "rows d"],
+    along: Float[Tensor, " rows"] | None,
+    step: Step,
+) -> None:
+    """Update `weight`, `mean` and `spread` in place; with `along`, rows stay at unit norm."""
+    call = _function("adam")
+    settings = (ctypes.c_float * len(step))(*step)
+
+    def work(first: int, last: int) -> None:
+        matrices = (_at(weight), _at(gradient), _at(mean), _at(spread))
+        bounds = (_I(weight.shape[1]), _I(first), _I(last))
+        call(*matrices, *bounds, None if along is None else _at(along), settings)
+
+    share_out(work, len(weight))
+
+
+def _function(name: str, of: Tensor | None = None):  # type: ignore[no-untyped-def]
+    found = library()
+    assert found is not None, "ask `able` first"
+    return getattr(found, name if of is None else f"{name}_{_SUFFIX[of.dtype]}")
+
+
+def _at(tensor: Tensor, offset: int = 0) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr() + offset)
