@@ -35,10 +35,11 @@ def sparsify(data: Data, task: Task, *, signum: bool = False) -> Contestant:
             optimizer.eval()
 
     def apply(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if signum:
+        averaging = signum and optimizer.train_mode  # it scores the average of its weights
+        if averaging:
             optimizer.eval()
         out = coder(x)
-        if signum:
+        if averaging:
             optimizer.train()
         on = out.latent_indices[out.latent_acts > 0]
         return out.sae_out, torch.bincount(on, minlength=task.latents)
