@@ -4,7 +4,7 @@ Triton is imported when a kernel is first called, so that nobody else pays for i
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -43,7 +43,7 @@ def bags(
     bounds: Int[Tensor, " ends"],
     order: Int[Tensor, " active"] | None = None,
 ) -> Float[Tensor, "bags d"]:
-    """For each bag the weighted sum of the matrix's rows `index`; weights in `order` where given."""
+    """For each bag the weighted sum of the matrix's rows `index`; weights taken by `order`."""
     from unweave.dictionaries.kernels.gpu.sums import bag_sums
 
     return bag_sums(weight if order is None else weight[order], matrix, index, bounds)
@@ -71,22 +71,22 @@ def largest(
     scorer: Callable[[Tensor], Tensor], x: Float[Tensor, "rows d_in"], k: int, *, signed: bool
 ) -> "Selection | None":
     """The k largest scores of each row, where the scorer is linear and a kernel can tell them."""
-    if (group := _group(scorer, x, k)) is None:
+    if (found := _product(scorer, x, k)) is None:
         return None
     from unweave.dictionaries.kernels.gpu import choose
 
-    return choose.largest(x, scorer.W, scorer.bias, k, group, signed=signed)  # type: ignore[attr-defined]
+    return choose.largest(x, *found[:2], k, found.group, signed=signed)
 
 
 def largest_of_batch(
     scorer: Callable[[Tensor], Tensor], x: Float[Tensor, "rows d_in"], k: int
 ) -> "Selection | None":
     """The `rows * k` largest positive scores of the batch, under the same condition."""
-    if (group := _group(scorer, x, k)) is None:
+    if (found := _product(scorer, x, k)) is None:
         return None
     from unweave.dictionaries.kernels.gpu import choose
 
-    return choose.largest_of_batch(x, scorer.W, scorer.bias, k, group)  # type: ignore[attr-defined]
+    return choose.largest_of_batch(x, *found[:2], k, found.group)
 
 
 def above(
@@ -95,15 +95,21 @@ def above(
     threshold: Float[Tensor, "*latents"],
 ) -> "Selection | None":
     """Every score that exceeds its latent's threshold, under the same condition."""
-    if _group(scorer, x, 1) is None:
+    if (found := _product(scorer, x, 1)) is None:
         return None
     from unweave.dictionaries.kernels.gpu import choose
 
-    return choose.above(x, scorer.W, scorer.bias, threshold)  # type: ignore[attr-defined]
+    return choose.above(x, *found[:2], threshold)
 
 
-def _group(scorer: Callable[[Tensor], Tensor], x: Tensor, k: int) -> int | None:
-    """Latents in a group; None where the product is not one of the tensor cores'.
+class _Product(NamedTuple):
+    W: Tensor
+    bias: Tensor
+    group: int
+
+
+def _product(scorer: Callable[[Tensor], Tensor], x: Tensor, k: int) -> _Product | None:
+    """What is multiplied; None where the product is not one of the tensor cores'.
 
     Full float32 products, which whatever is measured asks for, are faster in torch's own routine.
     """
@@ -113,4 +119,5 @@ def _group(scorer: Callable[[Tensor], Tensor], x: Tensor, k: int) -> int | None:
         return None
     from unweave.dictionaries.kernels.gpu.choose import group_for
 
-    return group_for(len(scorer.W), k)
+    group = group_for(len(scorer.W), k)
+    return None if group is None else _Product(scorer.W, scorer.bias, group)
