@@ -194,3 +194,27 @@ def test_a_replacement_that_does_not_fit_is_refused(llama, tokens):
         llama.run(tokens, replace={"blocks.0.mlp.out": torch.zeros(7)})
     with pytest.raises(UserError, match="is NoneType where"):
         llama.run(tokens, replace={"embed": lambda x: None})
+
+
+def test_what_is_shown_is_what_would_be_captured(tiny, tokens):
+    seen = {}
+    show = {site: (lambda x, s=site: seen.setdefault(s, x.clone())) for site in tiny.sites()}
+    run = tiny.run(tokens, capture=tiny.sites())
+    shown = tiny.run(tokens, show=show)
+    assert shown.sites == {}
+    assert torch.equal(shown.logits, run.logits)
+    assert set(seen) == set(tiny.sites())
+    for site, tensor in seen.items():
+        assert torch.equal(tensor, run.sites[site]), site
+
+
+def test_a_site_replaced_and_shown_shows_the_replacement_and_ends_the_pass(tiny, tokens):
+    site, seen, later = "blocks.0.mlp.out", [], []
+    block = tiny.model.get_submodule(tiny.place("blocks.1.resid_post").module)
+    hook = block.register_forward_pre_hook(lambda *_: later.append(1))
+    try:
+        tiny.run(tokens, replace={site: lambda x: x * 3}, show={site: seen.append}, logits=False)
+    finally:
+        hook.remove()
+    torch.testing.assert_close(seen[0], 3 * tiny.run(tokens, capture=[site]).sites[site])
+    assert not later

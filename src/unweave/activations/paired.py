@@ -65,3 +65,8 @@ class PairedHarvester:
             window = harvester.window(index)
             vectors |= {paired_site(name, site): rows for site, rows in window.vectors.items()}
         return Window(index=index, vectors=vectors, order=window.order)
+
+    def foresee(self, index: int) -> None:
+        """Have idle workers begin on the window that is asked for next."""
+        for harvester in self._harvesters.values():
+            harvester.foresee(index)

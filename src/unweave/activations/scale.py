@@ -12,5 +12,5 @@ def unit_scale(vectors: Float[Tensor, "vectors width"]) -> float:
     The mean would follow massive activations: in SmolLM2 2.8 % of tokens hold 92 % of a layer's
     variance. A site that is silent everywhere is left as it is.
     """
-    median = vectors.norm(dim=1).median().item()
+    median = vectors.float().norm(dim=1).median().item()
     return math.sqrt(vectors.shape[1]) / median if median > 0 else 1.0

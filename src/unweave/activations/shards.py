@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from unweave.activations.window import Window
+from unweave.activations.window import Foreseeing, Window
 from unweave.artifact.tensors import load_tensors, save_tensors, tensor_shapes
 from unweave.errors import UserError
 from unweave.progress import QUIET, Progress
@@ -39,6 +39,8 @@ def write_shards(harvester: Windowed, folder: Path, *, progress: Progress = QUIE
             path = folder / f"window-{index:06d}.safetensors"
             if not path.exists():
                 window = harvester.window(index)
+                if isinstance(harvester, Foreseeing) and index + 1 < harvester.windows:
+                    harvester.foresee(index + 1)  # computed while this one is written
                 save_tensors(path, {**window.vectors, _ORDER: window.order})
             advance(1)
     return folder

@@ -9,11 +9,13 @@ import copy
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
+from unweave.activations.pool import Pool
 from unweave.subject import Subject
 
 Item = TypeVar("Item")
@@ -32,16 +34,14 @@ class Workers:
         self.threads = threads or available_cores()
         self._before = torch.get_num_threads()
         torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(
-            self.threads, initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._pool = Pool(self.threads, partial(torch.set_num_threads, 1))
         self._local = threading.local()
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
         torch.set_num_threads(self._before)
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -53,6 +53,15 @@ class Workers:
         finally:
             for future in futures:
                 future.cancel()
+
+    def begin(
+        self, work: Callable[[Item], Any], items: Iterable[Item], *, urgent: bool = True
+    ) -> list[Future]:
+        """Have the work done for every item without waiting for it.
+
+        What is not urgent is begun only by workers that find nothing urgent to do.
+        """
+        return [self._pool.submit(work, item, urgent=urgent) for item in items]
 
     def twin(self, subject: Subject) -> Subject:
         """This thread's own copy of the subject: its weights are shared, its hooks are not."""

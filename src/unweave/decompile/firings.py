@@ -58,6 +58,8 @@ def collect_firings(
     with progress.task("Collecting firings", total=tokens.numel(), unit="tokens") as advance:
         for index in range(harvester.windows):
             vectors = harvester.window(index).vectors
+            if index + 1 < harvester.windows:
+                harvester.foresee(index + 1)
             encoded = workers.map(
                 lambda pair, v=vectors: _active(pair[1], v[pair[0]]), encoders.values()
             )

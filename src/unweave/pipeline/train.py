@@ -154,21 +154,24 @@ def _tracker(run: _Run, name: str) -> Tracker | None:
     return open_tracker(run.settings.track, "unweave", config)
 
 
-def _window_source(run: _Run) -> tuple[Harvester, WindowSource]:
+def _harvester(run: _Run) -> Harvester:
     settings = run.settings
-    harvester = Harvester(
+    return Harvester(
         run.subject, run.text.train, _sites(settings), workers=run.workers, seed=settings.seed,
-        settings=settings.harvest,
+        settings=settings.harvest, shuffled=True,
     )  # fmt: skip
-    return harvester, WindowSource(harvester, batch=settings.batch, epochs=settings.epochs)
+
+
+def _window_source(run: _Run) -> WindowSource:
+    return WindowSource(_harvester(run), batch=run.settings.batch, epochs=run.settings.epochs)
 
 
 def _source(run: _Run, *, tokens: bool) -> tuple[WindowSource | TokenSource, VectorBatch]:
     """Where batches come from, and the vectors that scales and first weights are taken from."""
-    harvester, windows = _window_source(run)
-    first = VectorBatch({s: rows.clone() for s, rows in harvester.window(0).vectors.items()})
     if not tokens:
-        return windows, first
+        windows = _window_source(run)
+        return windows, windows.first()
+    first = VectorBatch(_harvester(run).window(0).vectors)
     settings, rows = run.settings, run.text.train
     at_once = max(1, settings.batch // (settings.context - 1))
     later = [site for p in run.planned for site in p.later]

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from unweave.errors import UserError
 from unweave.subject.families import Family, find_family
-from unweave.subject.running import Replacement, Run, run_model
+from unweave.subject.running import Onlooker, Replacement, Run, run_model
 from unweave.subject.sites import Geometry, Place, find_place, list_sites
 from unweave.subject.swapping import part_path, swapped_modules
 from unweave.subject.tokenizer import Tokenizer
 from unweave.subject.weights import AttentionWeights, MLPWeights, Table
 
 NOTHING: Mapping[str, Replacement] = MappingProxyType({})
+NOBODY: Mapping[str, Onlooker] = MappingProxyType({})
 
 
 @runtime_checkable
@@ -176,14 +177,16 @@ class Subject:
         *,
         capture: Sequence[str] = (),
         replace: Mapping[str, Replacement] = NOTHING,
+        show: Mapping[str, Onlooker] = NOBODY,
         logits: bool = True,
     ) -> Run:
         """Run once over `tokens` [batch, pos], looking at and changing sites on the way.
 
         A site that is both replaced and captured gives what it was replaced by. A replacement
         tensor may be smaller where it broadcasts to the site's shape (a mean, say). Gradients
-        flow if they are enabled and a replacement asks for them. With `logits=False` the pass
-        ends right after the deepest site asked for.
+        flow if they are enabled and a replacement asks for them. A function in `show` is given
+        its site's tensor while it is fresh in the cache, and nothing is kept for it. With
+        `logits=False` the pass ends right after the deepest site asked for.
 
         Shapes: residual stream, attn.in, attn.out, mlp.in, mlp.out [batch, pos, d_model];
         mlp.mid [batch, pos, d_mlp]; attn.z [batch, pos, n_heads * d_head]; attn.q, k, v (before
@@ -197,13 +200,14 @@ class Subject:
         if self._geometry:
             self._check(tokens, self._geometry)
             tokens = tokens.to(self.device)
-        places = {name: self.place(name) for name in (*replace, *capture)}
+        places = {name: self.place(name) for name in (*replace, *capture, *show)}
         return run_model(
             self.model,
             tokens,
             places,
             capture=capture,
             replace=replace,
+            show=show,
             logits=logits,
             options=self._options,
         )

@@ -13,6 +13,8 @@ from unweave.subject.sites import Place
 
 Replacement = Tensor | Callable[[Tensor], Tensor]
 """What flows on instead: a tensor that fits the site, or a function of what was there."""
+Onlooker = Callable[[Tensor], object]
+"""What is shown a site's tensor as it flows by; it must neither keep nor change it."""
 
 
 class Run(NamedTuple):
@@ -36,7 +38,14 @@ class _Visit:
     stop: bool
     sites: dict[str, Tensor] = field(default_factory=dict)
 
-    def at(self, name: str, place: Place, captured: bool, new: Replacement | None) -> Callable:
+    def at(
+        self,
+        name: str,
+        place: Place,
+        captured: bool,
+        new: Replacement | None,
+        show: Onlooker | None = None,
+    ) -> Callable:
         """Make the function that a tensor at `place` goes through."""
 
         def visit(tensor: Tensor) -> Tensor:
@@ -44,8 +53,12 @@ class _Visit:
                 return tensor  # a module called twice: the first call is the site
             if new is not None:
                 tensor = _replaced(name, tensor, place, new)
-            if captured:
-                self.sites[name] = place.heads.read(tensor) if place.heads else tensor
+            if captured or show is not None:
+                held = place.heads.read(tensor) if place.heads else tensor
+                if captured:
+                    self.sites[name] = held
+                if show is not None:
+                    show(held)
             self.pending.discard(name)
             return tensor
 
@@ -138,10 +151,11 @@ def run_model(
     *,
     capture: Sequence[str],
     replace: Mapping[str, Replacement],
+    show: Mapping[str, Onlooker],
     logits: bool,
     options: Mapping[str, object],
 ) -> Run:
-    """Run `model` once; `places` has every captured and replaced site."""
+    """Run `model` once; `places` has every site that is captured, replaced or shown."""
     end = {name for name, place in places.items() if place.side == "model"}
     visits = _Visit(pending=set(places), stop=not logits and not end)
     patterns: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
@@ -149,7 +163,7 @@ def run_model(
     with ExitStack() as hooks:
         for name, place in places.items():
             module = _module(model, place, name)
-            visit = visits.at(name, place, name in captured, replace.get(name))
+            visit = visits.at(name, place, name in captured, replace.get(name), show.get(name))
             if place.side == "in":
                 hooks.callback(_hook_input(module, visit, visits, name))
             elif place.side == "out":
@@ -164,7 +178,8 @@ def run_model(
         except _Enough:
             pass
     for name in sorted(end):
-        result = visits.at(name, places[name], name in captured, replace.get(name))(result)
+        visit = visits.at(name, places[name], name in captured, replace.get(name), show.get(name))
+        result = visit(result)
     if visits.pending:
         raise UserError(
             f"the pass never came to {', '.join(sorted(visits.pending))}: the module there was "

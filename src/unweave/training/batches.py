@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unweave.activations.window import Window
+from unweave.activations.window import Foreseeing, Window
 from unweave.errors import UserError
 from unweave.subject import Subject
 from unweave.subject.running import Run
@@ -138,7 +138,10 @@ class Windows(Protocol):
 
 
 class WindowSource:
-    """Batches out of windows of text (`activations.window`), window by window."""
+    """Batches out of windows of text (`activations.window`), window by window.
+
+    As soon as a window is there the next one is begun on, where `windows` can do so.
+    """
 
     def __init__(self, windows: Windows, *, batch: int, epochs: int = 1) -> None:
         self._windows, self.batch = windows, batch
@@ -154,10 +157,25 @@ class WindowSource:
     def at(self, step: int) -> VectorBatch:
         """The batch of one step; harvests its window if it is not the last one's."""
         index, place = self._places[step]
+        now = self._window(index, step)
+        mine = slice(place * self.batch, (place + 1) * self.batch)
+        drawn = mine if now.shuffled else now.order[mine]
+        return VectorBatch({site: rows[drawn] for site, rows in now.vectors.items()})
+
+    def first(self) -> VectorBatch:
+        """All vectors of the first window, to take scales and first weights from.
+
+        They are not copies: a batch of another window overwrites them.
+        """
+        return VectorBatch(self._window(self._places[0][0], 0).vectors)
+
+    def _window(self, index: int, step: int) -> Window:
         if self._now is None or self._now.index != index:
             self._now = self._windows.window(index)
-        drawn = self._now.order[place * self.batch : (place + 1) * self.batch]
-        return VectorBatch({site: rows[drawn] for site, rows in self._now.vectors.items()})
+            later = (i for i, _ in self._places[step:] if i != index)
+            if isinstance(self._windows, Foreseeing) and (after := next(later, None)) is not None:
+                self._windows.foresee(after)
+        return self._now
 
 
 class TokenSource:

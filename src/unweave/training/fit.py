@@ -60,6 +60,8 @@ def fit_parts(
         advance(done * per_visit)
         for visit in range(done, visits):
             window = harvester.window(visit % harvester.windows)
+            if visit + 1 < visits:
+                harvester.foresee((visit + 1) % harvester.windows)
             reports = workers.map(lambda t, w=window: _visit(t, w, settings.batch), trainers)
             metrics += [{"stage": "local", "visit": visit, **report} for report in reports]
             advance(per_visit)

@@ -77,7 +77,7 @@ def train(
     log = MetricsLog(None if folder is None else folder / "metrics.jsonl", tracker)
     plateau = Plateau(settings.plateau)
     try:
-        done = _begin_or_resume(trainees, checkpoints.latest(), log, source, begin)
+        done = _begin_or_resume(trainees, checkpoints.latest(), log, source, begin, workers)
         per_step = getattr(source, "batch", 1)
         with progress.task("Training", total=source.steps * per_step, unit="vectors") as advance:
             advance(done * per_step)
@@ -106,6 +106,7 @@ def _begin_or_resume(
     log: MetricsLog,
     source: Source,
     begin: VectorBatch | None,
+    workers: Workers | None,
 ) -> int:
     """Set every trainee to where the run stands; how many steps are done."""
     if progressed is not None:
@@ -116,8 +117,9 @@ def _begin_or_resume(
     log.resume([])
     first = begin or (None if isinstance(source, TokenSource) else source.at(0))
     if first is not None:
-        for trainee in trainees:
-            trainee.begin(first)
+        run = map if workers is None else workers.map
+        for _ in run(lambda trainee: trainee.begin(first), trainees):
+            pass
     return 0
 
 
