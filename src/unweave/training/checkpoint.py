@@ -54,7 +54,7 @@ class Checkpoints:
         if self._folder is None or time.monotonic() - self._last < self._seconds:
             return
         tensors = state()
-        slot = min(self._slots(), key=_age)
+        slot = min(self._slots(), key=age_of)
         shutil.rmtree(slot, ignore_errors=True)
         slot.mkdir(parents=True)
         for name, group in tensors.items():
@@ -67,6 +67,7 @@ class Checkpoints:
         return [] if self._folder is None else [self._folder / "a", self._folder / "b"]
 
 
-def _age(slot: Path) -> float:
+def age_of(slot: Path) -> float:
+    """How far the run was when a slot was written; -1 where there is no whole checkpoint."""
     state = slot / "state.json"
     return json.loads(state.read_text())["done"] if state.is_file() else -1.0
