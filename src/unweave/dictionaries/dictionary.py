@@ -19,6 +19,7 @@ from unweave.dictionaries.code import SparseCode, Support
 from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
 from unweave.dictionaries.encoder.linear import LinearEncoder
 from unweave.dictionaries.encoder.pursuit import PursuitEncoder
+from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.ragged import over_latents, write
 from unweave.dictionaries.kernels.select import TILE_ROWS, Selection
 from unweave.dictionaries.kernels.sparse import product_dtype
@@ -242,8 +243,10 @@ class Dictionary(nn.Module):
 
     def _product_dtype(self, like: Tensor) -> torch.dtype:
         # Training does not notice bfloat16; what is measured after it is exact.
-        able = self.training and like.dtype == torch.float32 and like.device.type == "cpu"
-        return product_dtype() if able else like.dtype
+        if not self.training or like.dtype != torch.float32:
+            return like.dtype
+        here = like.device.type == "cpu"
+        return product_dtype() if here else gpu.product_dtype(like.device)
 
     def _code_of(self, read: Tensor) -> SparseCode:
         if self.spec.sparse:

@@ -1,5 +1,6 @@
 """The common encoder: pre = W_enc x + b_enc."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -49,7 +50,20 @@ class LinearEncoder(nn.Module):
         return pick(score, x, self.W_enc, self.b_enc, support, low)
 
 
-def linear_scorer(W_enc: Tensor, b_enc: Tensor, dtype: torch.dtype) -> Scorer:
+@dataclass(frozen=True)
+class LinearScorer:
+    """`W x + bias` for a tile of rows; what it multiplies by is there for kernels to read."""
+
+    W: Float[Tensor, "latents d_in"]
+    """In the format of the product."""
+    bias: Float[Tensor, " latents"]
+    """As it is trained."""
+
+    def __call__(self, tile: Tensor) -> Tensor:
+        """Scores [tile, latents] of a tile [tile, d_in], in the format of the product."""
+        return torch.addmm(self.bias.to(self.W.dtype), tile.to(self.W.dtype), self.W.T)
+
+
+def linear_scorer(W_enc: Tensor, b_enc: Tensor, dtype: torch.dtype) -> LinearScorer:
     """`W_enc x + b_enc` for a tile of rows, in `dtype`; the weights are cast once."""
-    W, b = W_enc.detach().to(dtype).T, b_enc.detach().to(dtype)
-    return lambda tile: torch.addmm(b, tile.to(dtype), W)
+    return LinearScorer(W_enc.detach().to(dtype), b_enc.detach())

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unweave.dictionaries.code import Support
+from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.native import calls as native
 
 with warnings.catch_warnings():
@@ -59,6 +60,8 @@ def inner(
     left: Float[Tensor, "rows d"], right: Float[Tensor, "latents d"], support: Support
 ) -> Float[Tensor, " active"]:
     """`left[row] . right[latent]` at every entry: a product sampled at the support."""
+    if gpu.able(left, right) or gpu.elsewhere(left):
+        return gpu.inner(left, right, support.latent, support.row, support.offsets)
     if native.able(left, right):
         return native.inner(left, right, support.latent, support.offsets)
     pattern = torch.sparse_csr_tensor(
@@ -77,6 +80,8 @@ def over_rows(
 ) -> Float[Tensor, "latents d"]:
     """For each latent the sum of `rows` in which it is active, weighted: a matrix's gradient."""
     at = support.by_latent
+    if gpu.able(rows, weight):
+        return gpu.bags(rows, at.row, weight, at.bounds, at.order)
     if native.able(rows, weight):
         return native.bags(rows, at.row, weight, at.bounds, at.order)
     weights = weight[at.order]
@@ -87,6 +92,8 @@ def over_latents(
     weight: Float[Tensor, " active"], matrix: Float[Tensor, "latents d"], support: Support
 ) -> Float[Tensor, "rows d"]:
     """For each row the sum of the matrix's active rows, weighted."""
+    if gpu.able(matrix, weight):
+        return gpu.bags(matrix, support.latent, weight, support.offsets)
     if native.able(matrix, weight):
         return native.bags(matrix, support.latent, weight, support.offsets)
     return F.embedding_bag(
@@ -94,10 +101,24 @@ def over_latents(
     )
 
 
+def total(weight: Float[Tensor, " active"], support: Support) -> Float[Tensor, " latents"]:
+    """Sum of each latent's weights."""
+    if native.able(weight):
+        return native.totals(weight, native.Sorted(*support.by_latent), support.n_latents)
+    return weight.new_zeros(support.n_latents).index_add_(0, support.latent, weight)
+
+
+def rounded(matrix: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
+    """The matrix in bfloat16, where that is asked for and the kernels can read it."""
+    if dtype != torch.bfloat16 or matrix.dtype != torch.float32:
+        return matrix
+    return matrix.to(dtype) if native.able(matrix) or gpu.able(matrix) else matrix
+
+
 class _Write(torch.autograd.Function):
     @staticmethod
     def forward(ctx, value, W_dec, support, dtype):  # type: ignore[no-untyped-def]
-        matrix = _rounded(W_dec, dtype)
+        matrix = rounded(W_dec, dtype)
         ctx.save_for_backward(value, matrix)
         ctx.support = support
         return over_latents(value, matrix, support)
@@ -114,7 +135,7 @@ class _Write(torch.autograd.Function):
 class _Pick(torch.autograd.Function):
     @staticmethod
     def forward(ctx, known, x, W_enc, b_enc, support, low):  # type: ignore[no-untyped-def]
-        rows = x if low is None or not native.able(low) else low
+        rows = x if low is None or not (native.able(low) or gpu.able(low)) else low
         ctx.save_for_backward(rows, W_enc)
         ctx.support = support
         return known.clone()
@@ -126,12 +147,5 @@ class _Pick(torch.autograd.Function):
         support = ctx.support
         to_x = over_latents(g, W_enc, support) if want_x else None
         to_W = over_rows(g, rows, support) if want_W else None
-        to_b = g.new_zeros(support.n_latents).index_add_(0, support.latent, g) if want_b else None
+        to_b = total(g, support) if want_b else None
         return None, to_x, to_W, to_b, None, None
-
-
-def _rounded(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """The matrix in bfloat16, where that is asked for and the kernels can read it."""
-    if dtype != torch.bfloat16 or matrix.dtype != torch.float32 or not native.able(matrix):
-        return matrix
-    return matrix.to(dtype)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unweave.dictionaries.code import Support
+from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.native import calls as native
 
 TILE_ROWS = 512
@@ -33,6 +34,8 @@ def largest(
     scorer: Scorer, x: Float[Tensor, "rows d_in"], n_latents: int, k: int, *, signed: bool = False
 ) -> Selection:
     """The k largest scores of each row; with `signed`, the k largest in absolute value."""
+    if (found := gpu.largest(scorer, x, k, signed=signed)) is not None:
+        return found
     latent = torch.empty(len(x), k, dtype=torch.long, device=x.device)
     score = torch.empty(len(x), k, dtype=_valued(x.dtype), device=x.device)
     for start in range(0, len(x), TILE_ROWS):
@@ -81,6 +84,8 @@ def largest_of_batch(
     scorer: Scorer, x: Float[Tensor, "rows d_in"], n_latents: int, k: int
 ) -> Selection:
     """The `rows * k` largest positive scores of the whole batch (BatchTopK)."""
+    if (found := gpu.largest_of_batch(scorer, x, k)) is not None:
+        return found
     if native.able(scorer(x[:1])):
         return _largest_of_tiles(scorer, x, n_latents, k)
     scores = torch.empty(len(x), n_latents, dtype=_valued(x.dtype), device=x.device)
@@ -141,6 +146,8 @@ def above(
     scorer: Scorer, x: Float[Tensor, "rows d_in"], threshold: Float[Tensor, "*latents"]
 ) -> Selection:
     """Every score that exceeds its latent's threshold."""
+    if (found := gpu.above(scorer, x, threshold)) is not None:
+        return found
     latents, scores, counts = [], [], []
     n_latents = 0
     for start in range(0, max(len(x), 1), TILE_ROWS):

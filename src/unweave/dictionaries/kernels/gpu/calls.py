@@ -15,7 +15,16 @@ from unweave.dictionaries.kernels.gpu.ready import able
 if TYPE_CHECKING:
     from unweave.dictionaries.kernels.select import Selection
 
-__all__ = ["able", "above", "bags", "elsewhere", "inner", "largest", "largest_of_batch"]
+__all__ = [
+    "able",
+    "above",
+    "bags",
+    "elsewhere",
+    "inner",
+    "largest",
+    "largest_of_batch",
+    "product_dtype",
+]
 
 _PIECE = 1 << 24
 """Numbers gathered at once where no kernel does without gathering."""
@@ -29,6 +38,15 @@ class Linear(Protocol):
     """[latents, d_in], in the format of the product."""
     bias: Tensor
     """[latents], in float32."""
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """Number format of the encoder's product on a device: bfloat16 where its tensor cores read it.
+
+    See `kernels.sparse.product_dtype` for the processor.
+    """
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if able else torch.float32
 
 
 def elsewhere(tensor: Tensor) -> bool:
