@@ -134,7 +134,7 @@ def main() -> None:
     data = Batches(Path(asked["vectors"]), task, asked["batch"], asked["heldout"], channel)
     module, builder, options = BUILDERS[asked["name"]]
     build = getattr(import_module(f"benchmarks.contestants.{module}"), builder)
-    base = _resident_before(module)
+    base = resident_before(module)
     contestant = build(data, task, **options)
 
     def serve(command: str) -> dict:
@@ -167,7 +167,7 @@ def _score(contestant, data: Batches, task: Task) -> dict:
     }
 
 
-def _resident_before(module: str) -> int:
+def resident_before(module: str) -> int:
     """Resident bytes once everything is imported and torch has multiplied in both precisions."""
     peer = {"ours": None, "plain": None, "saelens": "sae_lens"}.get(module, module)
     if peer:
@@ -178,14 +178,15 @@ def _resident_before(module: str) -> int:
     torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
     if Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return resident("VmRSS")
 
 
 def _memory(base: int) -> dict:
-    return {"base": base, "peak": _status("VmHWM")}
+    return {"base": base, "peak": resident("VmHWM")}
 
 
-def _status(field: str) -> int:
+def resident(field: str) -> int:
+    """Bytes that the kernel counts for this process: `VmRSS` now, `VmHWM` at most so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 

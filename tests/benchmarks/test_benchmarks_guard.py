@@ -1,12 +1,7 @@
 """We must not become slow without noticing: our step against plain torch, in one process."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.contestants.contract import Task
 from benchmarks.contestants.ours import prepare
