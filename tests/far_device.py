@@ -15,13 +15,12 @@ from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 FAR = torch.device("lazy", 0)
 """Known to torch by name, needs no hardware, and takes part in the backward pass."""
-aten = torch.ops.aten
 optimizers = sys.modules[torch.optim.Optimizer.__module__]
-_CROSS = {aten._to_copy.default, aten.copy_.default, aten._foreach_copy_.default}
+_CROSS = {"_to_copy", "copy_", "_foreach_copy_", "to"}
 """Operations that are there to cross from one device to the other."""
 _WAITS = {"_local_scalar_dense", "nonzero", "bincount", "is_nonzero", "equal"}
 
@@ -47,6 +46,10 @@ class Far(torch.Tensor):
     def __repr__(self, **_: object) -> str:
         return f"Far({self.near})"
 
+    def numpy(self, **_: object) -> Any:
+        """As for a tensor of any GPU."""
+        raise TypeError("only a tensor of the processor is an array of numpy: call cpu() first")
+
     def tolist(self) -> Any:
         """Torch knows no way to a list for tensors of a class of their own."""
         return self.cpu().tolist()
@@ -65,20 +68,20 @@ class FarDevice(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        given = [v for v in tree_flatten((args, kwargs))[0] if isinstance(v, torch.Tensor)]
+        flat, form = tree_flatten((args, dict(kwargs or {})))
+        given = [v for v in flat if isinstance(v, torch.Tensor)]
         far = [tensor for tensor in given if isinstance(tensor, Far)]
-        away = bool(far)
-        if kwargs.get("device") is not None:
-            away = torch.device(kwargs["device"]).type == FAR.type
-            kwargs["device"] = torch.device("cpu")
-        if far and func not in _CROSS:
-            _check(func, given)
-        if away and any(isinstance(v, torch.Generator) for v in tree_flatten((args, kwargs))[0]):
-            raise MixedDevices(f"{func}: a generator of the processor draws on another device")
+        named = [v for v in flat if isinstance(v, torch.device)]
+        away = named[0].type == FAR.type if named else bool(far)
         name = func.__name__.split(".")[0]
-        if far and (name in _WAITS or (func in _CROSS and not away)):
+        if far and name not in _CROSS:
+            _check(func, given)
+        if away and any(isinstance(v, torch.Generator) for v in flat):
+            raise MixedDevices(f"{func}: a generator of the processor draws on another device")
+        if far and (name in _WAITS or (name in _CROSS and not away)):
             self.waits[name] += 1
+        here = [torch.device("cpu") if isinstance(v, torch.device) else v for v in flat]
+        args, kwargs = tree_unflatten(here, form)
         return self._call(func, args, kwargs, away)
 
     def _call(self, func: Any, args: Any, kwargs: Any, away: bool) -> Any:

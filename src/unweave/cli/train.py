@@ -26,6 +26,7 @@ def train(
     tokens: Count | None = None,
     context: int | None = None,
     seed: int | None = None,
+    device: str | None = None,
     threads: int | None = None,
     track: str | None = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
@@ -62,6 +63,8 @@ def train(
         Tokens in a row (default: 128).
     seed
         The seed of every random choice.
+    device
+        Where to run and train: cpu, cuda or cuda:1 (default: cpu).
     threads
         Processor threads to use.
     track
@@ -78,7 +81,7 @@ def train(
     flags = {
         "site": site, "to": to, "recipe": recipe, "k": k, "penalty": penalty, "latents": latents,
         "lr": lr, "batch": batch, "text": text, "tokens": tokens, "context": context, "seed": seed,
-        "threads": threads, "track": track,
+        "device": device, "threads": threads, "track": track,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
     settings = configured(TrainSiteSettings, given, config)

@@ -70,7 +70,7 @@ def train_site(
         UserError: a site, recipe or text that cannot be used, a tracker that is not installed, or
             `out` is taken.
     """
-    loaded = load_subject(subject) if isinstance(subject, str) else subject
+    loaded = load_subject(subject, device=settings.device) if isinstance(subject, str) else subject
     chosen = settings.model_dump(mode="json", exclude=_NOT_IN_RESULT)
     request = Request(subject=loaded.fingerprint, version=__version__, settings=chosen)
     out = out.absolute()
@@ -123,6 +123,7 @@ def _pass(run: _Run, name: str, planned: list[Planned]) -> Metrics:
                 batch=source.batch,
                 seed=settings.seed + 1,
                 name=p.name,
+                device=run.subject.device,
             )
             for p in planned
         ]
@@ -202,11 +203,12 @@ def _save(run: _Run, trainee: Trainee) -> None:
 
 def _load(run: _Run, planned: Planned) -> dict[str, Dictionary]:
     home, specs = _home(run, planned.name), planned.built.specs
-    return (
+    found = (
         load_cross_layer(home)
         if len(specs) > 1
         else {name: load_dictionary(home) for name in specs}
     )
+    return {name: dictionary.to(run.subject.device) for name, dictionary in found.items()}
 
 
 def _finished(out: Path, request: Request) -> bool:

@@ -74,6 +74,9 @@ class TrainSiteSettings(BaseModel):
     """Held-out tokens on which the result is measured, at most."""
     seed: NonNegativeInt = 0
     """Seed of every random choice."""
+    device: str = "cpu"
+    """Where the subject runs and dictionaries are trained: cpu, cuda or cuda:1. Chance is the same
+    everywhere; sums are not taken in the same order, so that last digits differ."""
     threads: PositiveInt | None = None
     """Single-threaded workers; all cores when not given. The result does not depend on it."""
     log_every: PositiveInt = 50

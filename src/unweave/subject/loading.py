@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unweave.errors import UserError
+from unweave.subject.device import known_device
 from unweave.subject.network import Subject
 from unweave.subject.quiet import quiet_transformers
 from unweave.subject.tokenizer import Tokenizer
@@ -31,15 +32,16 @@ def load_subject(spec: str, *, dtype: str = "auto", device: str = "cpu") -> Subj
 
     `spec` is `wren` (ships with the package), a name that `unweave subjects` lists (fetched
     before), a Hugging Face folder, a GGUF file or a hub id. `dtype` `auto` is bfloat16 where the
-    processor multiplies it, float32 elsewhere.
+    processor multiplies it, float32 elsewhere. `device` is where it runs: cpu, cuda or cuda:1.
 
     Raises:
         UserError: nothing of that name, or what is there is no whole, finite causal language
-            model in safetensors or GGUF.
+            model in safetensors or GGUF; no such device.
     """
     from unweave.subject.catalog import find_subject
     from unweave.subject.gguf import load_gguf
 
+    known_device(device)
     number = pick_dtype(dtype, device)
     if spec == "wren":
         return load_folder(wren_folder(), name="wren", dtype=number, device=device)

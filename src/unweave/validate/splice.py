@@ -41,12 +41,13 @@ def compare_logits(
     rows: Int[Tensor, "rows pos"],
 ) -> RowScores:
     """Scores of spliced logits against the original's on the true next tokens."""
-    p, q, next_token = original[:, 1:-1].float(), spliced[:, 1:-1].float(), rows[:, 2:]
+    p, q = original[:, 1:-1].float(), spliced[:, 1:-1].float()
+    next_token = rows[:, 2:].to(p.device)
     before = F.cross_entropy(p.transpose(1, 2), next_token, reduction="none").mean(1)
     after = F.cross_entropy(q.transpose(1, 2), next_token, reduction="none").mean(1)
     agree = (p.argmax(-1) == q.argmax(-1)).float().mean(1)
     kl = kl_per_token(p, q).mean(1)
-    return RowScores(*(t.double().numpy() for t in (before, after - before, kl, agree)))
+    return RowScores(*(t.double().cpu().numpy() for t in (before, after - before, kl, agree)))
 
 
 def stack(scores: list[RowScores]) -> RowScores:
