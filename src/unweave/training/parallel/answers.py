@@ -8,7 +8,7 @@ from unweave.dictionaries.code import Support
 from unweave.dictionaries.kernels.select import Scorer, Selection, above, largest
 from unweave.dictionaries.shares import Dead
 from unweave.training.parallel.grid import Grid
-from unweave.training.parallel.group import Group, interleaved
+from unweave.training.parallel.group import interleaved
 from unweave.training.parallel.threshold import nth_largest
 
 _SAMPLED_ROWS = 64
@@ -159,7 +159,7 @@ class _AddUp(torch.autograd.Function):
 class _ToAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, read, group):  # type: ignore[no-untyped-def]
-        ctx.group: Group = group
+        ctx.group = group
         return read.view_as(read)
 
     @staticmethod

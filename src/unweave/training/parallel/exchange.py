@@ -8,8 +8,8 @@ sparse dictionary is too short to hide it in.
 """
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, UInt8
+from torch import Tensor
 
 from unweave.dictionaries.dictionary import Dictionary, Pass
 from unweave.training.parallel.group import Group
@@ -20,7 +20,7 @@ _PACKED = 0.8
 CHOSEN, FIRED = 1, 2
 
 
-def who_fired(passed: Pass, n_latents: int, group: Group) -> Int[Tensor, " latents"]:
+def who_fired(passed: Pass, n_latents: int, group: Group) -> UInt8[Tensor, " latents"]:
     """0 for latents that were chosen nowhere, `FIRED` for those that were not zero somewhere."""
     if passed.code is not None:
         support, value = passed.code.support, passed.code.value.detach()
@@ -70,17 +70,3 @@ def _add_up_flat(tensors: list[Tensor], group: Group) -> None:
     parts = flat.split([tensor.numel() for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
-
-
-def norm_of_all(modules: nn.Module, group: Group) -> Tensor:
-    """Length of a gradient of whose latents each process has a part, and all the rest."""
-    own: list[Tensor] = []
-    common: list[Tensor] = []
-    for name, parameter in modules.named_parameters():
-        if parameter.grad is not None:
-            (own if per_latent(name) else common).append(parameter.grad)
-    return (group.sum(_square(own)) + _square(common)).sqrt()
-
-
-def _square(tensors: list[Tensor]) -> Tensor:
-    return torch.nn.utils.get_total_norm(tensors).square() if tensors else torch.zeros(())

@@ -37,6 +37,8 @@ class ShardedDictionary(Dictionary):
             activation whose latents are not independent of each other, a k beyond one share.
     """
 
+    whole = False
+
     def __init__(self, whole: Dictionary, shards: Group) -> None:
         spec = whole.spec
         _check(spec, shards.size)

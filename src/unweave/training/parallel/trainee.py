@@ -23,12 +23,11 @@ from unweave.training.parallel.exchange import (
     CHOSEN,
     FIRED,
     add_up_gradients_,
-    norm_of_all,
     who_fired,
 )
 from unweave.training.parallel.grid import Grid
 from unweave.training.parallel.group import interleaved
-from unweave.training.parallel.sharded import ShardedDictionary
+from unweave.training.parallel.sharded import ShardedDictionary, per_latent
 from unweave.training.parallel.sources import TokenShare, VectorShare
 from unweave.training.trainee import Trainee, TraineeSettings
 
@@ -137,10 +136,13 @@ class SharedTrainee(Trainee):
             if rows.size > 1:
                 add_up_gradients_(dictionary, having, self._answers.share, rows)
 
-    def _norm(self, gradients: list[Tensor]) -> Tensor:
+    def _squared_norm(self, squares: Mapping[str, float]) -> float:
         if self.grid.latents.size == 1:
-            return super()._norm(gradients)
-        return norm_of_all(self.modules, self.grid.latents)
+            return super()._squared_norm(squares)
+        own = sum(square for name, square in squares.items() if per_latent(name))
+        common = sum(square for name, square in squares.items() if not per_latent(name))
+        in_all = self.grid.latents.sum(torch.tensor([own], dtype=torch.float64))
+        return float(in_all) + common
 
     def _added_up(self, sums: FidelitySums) -> FidelitySums:
         rows, shards = self.grid.rows, self.grid.latents

@@ -33,12 +33,15 @@ class L0(Chosen):
         Raises:
             UserError: an activation without thresholds of its own.
         """
-        mean = _thresholds(activation, "l0").count(_pre(at)).sum() / at.rows
+        jump, pre = _thresholds(activation, "l0"), _pre(at)
+        counted = jump.count(pre) if at.latent is None else jump.count_at(pre, at.latent)
+        mean = counted.sum() / at.rows
         if self.target is None:
             return mean
         everywhere = shares().mean(shares().total(mean.detach()))
-        # Its value is that of the whole batch, its gradient this process's part of it.
-        return ((mean + (everywhere - mean.detach())) / self.target - 1).square()
+        # Its gradient is this process's part of the whole one; its value, all shards' together.
+        bill = ((mean + (everywhere - mean.detach())) / self.target - 1).square()
+        return bill - bill.detach() * (1 - 1 / shares().total(torch.ones_like(bill)))
 
 
 class PreActivation(Chosen):
@@ -53,6 +56,7 @@ class PreActivation(Chosen):
             UserError: an activation without thresholds of its own.
         """
         threshold = _thresholds(activation, "pre_activation").threshold
+        assert at.latent is None, "what is silent must be there"
         return (torch.relu(threshold - _pre(at)) * at.lengths).sum() / at.rows
 
 
