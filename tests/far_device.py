@@ -36,10 +36,11 @@ class Far(torch.Tensor):
 
     @staticmethod
     def __new__(cls, near: torch.Tensor) -> "Far":
-        made = torch.Tensor._make_wrapper_subclass(
-            cls, near.shape, strides=near.stride(), storage_offset=near.storage_offset(),
-            dtype=near.dtype, device=FAR, requires_grad=False,
-        )  # fmt: skip
+        with torch.inference_mode(False):  # a view that is written through needs to be counted
+            made = torch.Tensor._make_wrapper_subclass(
+                cls, near.shape, strides=near.stride(), storage_offset=near.storage_offset(),
+                dtype=near.dtype, device=FAR, requires_grad=False,
+            )  # fmt: skip
         made.near = near
         return made
 
@@ -96,9 +97,10 @@ class FarDevice(TorchDispatchMode):
         def send(value: Any) -> Any:
             if not isinstance(value, torch.Tensor) or isinstance(value, Far):
                 return value
-            if id(value) in wrapped:  # written in place
-                return wrapped[id(value)]
-            return Far(value) if away else value
+            known = wrapped.get(id(value))
+            if away:  # what was written in place keeps its name
+                return Far(value) if known is None else known
+            return value if known is None else value.clone()
 
         out = func(*tree_map(bring, args), **tree_map(bring, kwargs))
         return tree_map(send, out)

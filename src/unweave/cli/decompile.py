@@ -19,6 +19,7 @@ def decompile(
     text: str | None = None,
     tokens: Count | None = None,
     seed: int | None = None,
+    device: str | None = None,
     threads: int | None = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> None:
@@ -36,6 +37,8 @@ def decompile(
         Tokens to train on, such as 400k or 2M.
     seed
         The seed of every random choice.
+    device
+        Where to run and train: cpu, cuda or cuda:1 (default: cpu).
     threads
         Processor threads to use.
     config
@@ -45,7 +48,9 @@ def decompile(
     from unweave.pipeline import decompile as run
     from unweave.progress import watching
 
-    flags = {"text": text, "tokens": tokens, "seed": seed, "threads": threads}
+    flags = {
+        "text": text, "tokens": tokens, "seed": seed, "device": device, "threads": threads,
+    }  # fmt: skip
     settings = resolve({name: value for name, value in flags.items() if value is not None}, config)
     folder = run(subject, settings=settings, out=out, progress=watching())
     show_summary(folder)

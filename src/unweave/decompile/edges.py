@@ -67,7 +67,7 @@ def virtual_weights(subject: Subject, target: Part, written: Tensor, latents: Te
         return encoder @ through.T
     W_V = subject.attention_weights(int(layer)).W_V.float()  # [heads, d_model, d_head]
     head = latents // (spec.n_latents // spec.heads)
-    out = torch.empty(len(latents), len(written))
+    out = encoder.new_empty(len(latents), len(written))
     for index in range(spec.heads):
         mine = (head == index).nonzero()[:, 0]
         out[mine] = encoder[mine] @ (through @ W_V[index]).T
@@ -78,7 +78,8 @@ def written_by(subject: Subject, part: Part, latents: Tensor) -> Tensor:
     """What latents add to the stream per unit of activation, [latents, d_model]."""
     layer, kind = part.spec.name[1:].split(".")
     gain = subject.write_gain(int(layer), "mlp" if kind == "mlp" else "attn").float()
-    return part.W_dec.detach()[latents] * gain / part.spec.output_scale
+    W_dec = part.W_dec.detach()
+    return W_dec[latents.to(W_dec.device)] * gain / part.spec.output_scale
 
 
 def logit_directions(subject: Subject) -> Tensor:
@@ -107,6 +108,10 @@ def interaction_edges(
         name: _dense(firings[name], considered[name], parts[name].spec.n_latents, settings.tokens)
         for name in parts
     }
+    considered, active = (
+        {name: tensor.to(subject.device) for name, tensor in one.items()}
+        for one in (considered, active)
+    )
     names = list(parts)
     with progress.task("Reading interactions", total=len(names), unit="parts") as advance:
         found = []
@@ -183,7 +188,8 @@ def _into(
         best.append(_strongest(weight, weight * delivered, considered[source], source, settings))
     embed = subject.embed().float()
     weight = virtual_weights(subject, parts[name], embed, latents)
-    best.append(_strongest(weight, weight, torch.arange(len(embed)), TOKENS, settings))
+    every = torch.arange(len(embed), device=embed.device)
+    best.append(_strongest(weight, weight, every, TOKENS, settings))
     return _keep(best, name, latents, settings)
 
 
@@ -204,9 +210,8 @@ def _keep(
     edges = Edges([], [], [], [], [], [])
     features = [b for b in best if b[3] != TOKENS]
     for group in ([features] if features else []) + [[b for b in best if b[3] == TOKENS]]:
-        ids = torch.cat([g[0] for g in group], dim=1)
-        weight = torch.cat([g[1] for g in group], dim=1)
-        used = torch.cat([g[2] for g in group], dim=1)
+        # Read one by one below, for which they have to be here.
+        ids, weight, used = (torch.cat([g[i] for g in group], dim=1).cpu() for i in range(3))
         owner = [g[3] for g in group for _ in range(g[0].shape[1])]
         top = used.abs().topk(min(settings.per_target, used.shape[1]), dim=1).indices
         for row, latent in enumerate(latents.tolist()):
@@ -232,10 +237,10 @@ def _to_logits(
     last = f"L{subject.n_layers - 1}."
     for name in (n for n in parts if n.startswith(last) and len(considered[n])):
         latents = considered[name]
-        weight = written_by(subject, parts[name], latents) @ unembed.T
+        weight = (written_by(subject, parts[name], latents) @ unembed.T).cpu()
         top = weight.abs().topk(min(settings.per_logit_source, weight.shape[1]), dim=1).indices
         on = (active[name] > 0).float()
-        strength = active[name].sum(0) / on.sum(0).clamp_min(1)
+        strength = (active[name].sum(0) / on.sum(0).clamp_min(1)).cpu()
         for row, latent in enumerate(latents.tolist()):
             for token in top[row].tolist():
                 edges.source_part.append(name)

@@ -76,7 +76,9 @@ def _active(part: Encoder, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarra
     latent, order = code.latent.sort(dim=1)
     value = code.value.gather(1, order).to(torch.float16)
     fires = value > 0
-    return fires.sum(1).numpy(), latent[fires].to(torch.int32).numpy(), value[fires].numpy()
+    found = (fires.sum(1), latent[fires].to(torch.int32), value[fires])
+    counts, latents, values = (tensor.cpu().numpy() for tensor in found)
+    return counts, latents, values
 
 
 def _assemble(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unweave.artifact.atomic import write_json
 from unweave.artifact.spec_folder import spec_in
 from unweave.artifact.tensors import TensorForm, load_tensors, save_tensors
+from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.sparse import Code, SparsePart, product_dtype, select_topk
 from unweave.dictionaries.spec import PartSpec
 
@@ -55,7 +56,9 @@ class Part(nn.Module):
         """The output and the code of the flattened rows it came from; differentiable in both."""
         rows = (x.reshape(-1, x.shape[-1]) * self.spec.input_scale).contiguous()
         able = self.training and rows.dtype == torch.float32
-        dtype = product_dtype() if able else rows.dtype
+        here = rows.device.type == "cpu"
+        fast = product_dtype() if here else gpu.product_dtype(rows.device)
+        dtype = fast if able else rows.dtype
         total, latent, value = SparsePart.apply(
             rows, self.W_enc, self.b_enc, self.W_dec, self.spec.k, self.spec.heads, dtype
         )

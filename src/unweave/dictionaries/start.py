@@ -76,7 +76,7 @@ def start_attention(
         mine = slice(head * per_head, (head + 1) * per_head)
         read = rows[:, head * spec.d_read : (head + 1) * spec.d_read]
         mean = read.mean(0)
-        drawn = torch.randint(len(rows), (per_head,), generator=generator)
+        drawn = torch.randint(len(rows), (per_head,), generator=generator).to(rows.device)
         direction = _unit(read[drawn] - mean)
         W_O = weights.W_O[head * per_slice : (head + 1) * per_slice].flatten(0, 1).float()
         part.W_enc.data[mine] = direction
@@ -92,8 +92,9 @@ def start_attention(
 def _scaled_part(spec: PartSpec, x: Tensor, y: Tensor, *, seed: int) -> tuple[Part, Tensor, Tensor]:
     spec = spec.model_copy(update={"input_scale": unit_scale(x), "output_scale": unit_scale(y)})
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(x), generator=generator)[: 4 * _FIT_ROWS]
-    return Part(spec), x[drawn] * spec.input_scale, y[drawn] * spec.output_scale
+    drawn = torch.randperm(len(x), generator=generator)[: 4 * _FIT_ROWS].to(x.device)
+    part = Part(spec).to(x.device)
+    return part, x[drawn] * spec.input_scale, y[drawn] * spec.output_scale
 
 
 def _fit_offset(part: Part, rows: Tensor, target: Tensor) -> None:
@@ -120,12 +121,12 @@ def _offset(part: Part, rows: Tensor) -> Tensor:
 def _neurons(weights: MLPWeights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Encoder rows, biases and decoder rows of all signed neurons, those that write most first."""
     W_in, W_out = weights.W_in.float(), weights.W_out.float()
-    bias = torch.zeros(len(W_in)) if weights.b_in is None else weights.b_in.float()
+    bias = W_in.new_zeros(len(W_in)) if weights.b_in is None else weights.b_in.float()
     pre = x @ W_in.T + bias
     if weights.W_gate is None:
         encoder, decoder, written = W_in, W_out, pre.clamp_min(0)
     else:
-        shift = torch.zeros(len(W_in)) if weights.b_gate is None else weights.b_gate.float()
+        shift = W_in.new_zeros(len(W_in)) if weights.b_gate is None else weights.b_gate.float()
         gate = x @ weights.W_gate.float().T + shift
         encoder = torch.cat([weights.W_gate.float() + W_in, weights.W_gate.float() - W_in])
         decoder, bias = torch.cat([W_out, -W_out]), torch.cat([shift + bias, shift - bias])
@@ -139,7 +140,7 @@ def _from_data(part: Part, latents: range, rows: Tensor, residual: Tensor, *, se
     if not len(latents):
         return
     generator = torch.Generator().manual_seed(seed + 1)
-    drawn = torch.randint(len(rows), (len(latents),), generator=generator)
+    drawn = torch.randint(len(rows), (len(latents),), generator=generator).to(rows.device)
     mean = rows.mean(0)
     direction = _unit(rows[drawn] - mean)
     mine = slice(latents.start, latents.stop)

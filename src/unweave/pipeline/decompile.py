@@ -32,8 +32,9 @@ def decompile(
     Raises:
         UserError: the subject or text cannot be used, `out` is taken, or the disk refuses.
     """
-    loaded = load_subject(subject) if isinstance(subject, str) else subject
-    resolved = (settings or DecompileSettings()).resolved(loaded)
+    settings = settings or DecompileSettings()
+    loaded = load_subject(subject, device=settings.device) if isinstance(subject, str) else subject
+    resolved = settings.resolved(loaded)
     out = out.absolute()
     request = Request.of(loaded, resolved, __version__)
     if finished(out, request):

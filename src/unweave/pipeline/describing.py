@@ -112,12 +112,12 @@ def logit_effects(
     for group in chosen.split(256):
         with torch.no_grad():
             written = written_by(subject, part, group) * part.spec.output_scale
-            logits = written @ unembed.T
+            logits = written @ unembed.T  # where the subject is; what is kept of them is here
         for name, sign in (("promoted", 1), ("suppressed", -1)):
             top = (sign * logits).topk(min(PROMOTED, logits.shape[1]), dim=1)
             width = top.indices.shape[1]
-            out[f"{name}_token"][group, :width] = top.indices.to(torch.int32)
-            out[f"{name}_logit"][group, :width] = sign * top.values
+            out[f"{name}_token"][group, :width] = top.indices.to(torch.int32).cpu()
+            out[f"{name}_logit"][group, :width] = (sign * top.values).cpu()
     return out
 
 

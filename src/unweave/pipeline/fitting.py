@@ -123,7 +123,7 @@ def tune(job: Job, text: TokenRows) -> dict[str, Part]:
     """Parts tuned together; they come back from the artifact's own files."""
 
     def tuned() -> Done:
-        parts = load_parts(job.folder / "local-parts")
+        parts = load_parts(job.folder / "local-parts", job.subject.device)
         metrics = tune_jointly(
             job.subject,
             parts,
@@ -141,7 +141,7 @@ def tune(job: Job, text: TokenRows) -> dict[str, Part]:
 
     job.stage("joint", Done, tuned)
     shutil.rmtree(job.folder / "joint", ignore_errors=True)
-    return load_parts(job.artifact / "dictionaries")
+    return load_parts(job.artifact / "dictionaries", job.subject.device)
 
 
 def training_log(job: Job) -> list[dict[str, float | int | str]]:

@@ -58,6 +58,9 @@ class DecompileSettings(BaseModel):
     """Tokens in a row; three at least, as what the start token predicts is not measured."""
     seed: NonNegativeInt = 0
     """Seed of every random choice."""
+    device: str = "cpu"
+    """Where the subject runs and parts are trained: cpu, cuda or cuda:1. Chance is the same
+    everywhere; sums are not taken in the same order, so that last digits differ."""
     threads: PositiveInt | None = None
     """Single-threaded workers; all cores when not given. The result does not depend on it."""
     latents: PositiveInt = 8

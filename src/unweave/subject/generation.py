@@ -77,7 +77,7 @@ def continue_rows(
             f"{prompts.shape[1]} tokens of prompt and {new_tokens} new ones exceed the context of "
             f"{subject.name}, {subject.context}"
         )
-    pick = _Picker(temperature, seed, subject.device)
+    pick = _Picker(temperature, seed)
     rows: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(rows)))
     step = _Stepper(subject.model, prompts.shape[1] + new_tokens)
@@ -120,16 +120,17 @@ class _Stepper:
 class _Picker:
     """Chooses each row's next token."""
 
-    def __init__(self, temperature: float, seed: int, device: torch.device) -> None:
+    def __init__(self, temperature: float, seed: int) -> None:
         if temperature < 0:
             raise UserError(f"a temperature is zero or more, not {temperature}")
         self._temperature = temperature
-        self._random = torch.Generator(device=device).manual_seed(seed)
+        # On the processor whatever the device, so that the same chance is drawn on each.
+        self._random = torch.Generator().manual_seed(seed)
 
     def __call__(self, logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
         if self._temperature == 0:
             return logits.argmax(-1)
         # One uniform number a row, looked up in the cumulative distribution.
         mass = torch.softmax(logits / self._temperature, dim=-1).cumsum(-1)
-        place = torch.rand(len(mass), 1, generator=self._random, device=mass.device)
+        place = torch.rand(len(mass), 1, generator=self._random).to(mass.device)
         return torch.searchsorted(mass, place * mass[:, -1:]).squeeze(-1)

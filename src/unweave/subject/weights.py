@@ -136,7 +136,8 @@ class Table:
         """Elementwise gain of the norm after a block, on the way to the stream; ones if none."""
         path = self.family.attn_post_norm if which == "attn" else self.family.mlp_post_norm
         if path is None:
-            return torch.ones(self.geometry.d_model)
+            device = self._weight(self.family.embed).device
+            return torch.ones(self.geometry.d_model, device=device)
         return self._weight(f"{self.family.blocks}.{layer}.{path}") + self.family.gain_offset
 
     def centred(self) -> bool:

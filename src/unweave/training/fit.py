@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -122,7 +123,7 @@ def save_parts(parts: dict[str, Part], folder: Path) -> None:
         part.save(folder / name)
 
 
-def load_parts(folder: Path) -> dict[str, Part]:
-    """Read every part in the folder, by layer, attention before MLP."""
+def load_parts(folder: Path, device: torch.device | None = None) -> dict[str, Part]:
+    """Read every part in the folder onto a device, by layer, attention before MLP."""
     found = sorted(folder.iterdir(), key=lambda path: (int(path.name[1:].split(".")[0]), path.name))
-    return {path.name: Part.load(path) for path in found if path.is_dir()}
+    return {path.name: Part.load(path).to(device) for path in found if path.is_dir()}

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.sparse import (
     Code,
     decode,
@@ -60,7 +61,9 @@ class LocalTrainer:
         self.part, self.steps, self.settings = part, steps, settings
         self.step_index = 0
         self._seed = seed
-        self.silent: Int[Tensor, " latents"] = torch.zeros(part.spec.n_latents, dtype=torch.long)
+        self.silent: Int[Tensor, " latents"] = torch.zeros(
+            part.spec.n_latents, dtype=torch.long, device=part.W_dec.device
+        )
         self.optimizer = torch.optim.Adam(part.parameters(), lr=settings.lr, fused=True)
         self._revive_steps = {int(share * steps) for share in settings.revive_at}
 
@@ -69,7 +72,9 @@ class LocalTrainer:
         part, spec = self.part, self.part.spec
         with torch.no_grad():
             x, y = x * spec.input_scale, y * spec.output_scale
-            dtype = product_dtype() if x.dtype == torch.float32 else x.dtype
+            here = x.device.type == "cpu"
+            fast = product_dtype() if here else gpu.product_dtype(x.device)
+            dtype = fast if x.dtype == torch.float32 else x.dtype
             code = select_topk(x, part.W_enc, part.b_enc, spec.k, heads=spec.heads, dtype=dtype)
             error = decode(code, part.W_dec).add_(part.b_dec).sub_(y)
             if part.W_skip is not None:
@@ -101,7 +106,7 @@ class LocalTrainer:
         part.unit_decoder_()
 
     def _note_silence(self, code: Code) -> None:
-        fired = torch.zeros(self.part.spec.n_latents, dtype=torch.bool)
+        fired = torch.zeros_like(self.silent, dtype=torch.bool)
         fired[code.latent[code.value > 0]] = True
         self.silent += len(code.latent)
         self.silent[fired] = 0
@@ -120,9 +125,11 @@ class LocalTrainer:
             return 0
         generator = torch.Generator().manual_seed(self._seed + self.step_index)
         weight = error.square().sum(1).clamp(max=spec.d_out).clamp_min(1e-12)
-        drawn = torch.multinomial(weight, len(dead), replacement=True, generator=generator)
+        # Drawn on the processor, from which the generator is.
+        drawn = torch.multinomial(weight.cpu(), len(dead), replacement=True, generator=generator)
+        drawn = drawn.to(x.device)
         slot = (dead // (spec.n_latents // spec.heads))[:, None]
-        read = (slot * spec.d_read + torch.arange(spec.d_read)[None]).long()
+        read = (slot * spec.d_read + torch.arange(spec.d_read, device=x.device)[None]).long()
         source = x - x.mean(0)
         direction = source[drawn].gather(1, read)
         direction /= direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -148,5 +155,5 @@ class LocalTrainer:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on exactly where `state()` was taken."""
         restore_part(self.part, self.optimizer, state)
-        self.silent = state["silent"].clone()
+        self.silent = state["silent"].to(self.silent.device, copy=True)
         self.step_index = int(state["step"])

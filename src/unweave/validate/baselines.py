@@ -111,10 +111,10 @@ def random_part(part: Part, y: Float[Tensor, "vectors d_out"], *, seed: int) -> 
     A control that must fail: encoder rows keep their norms, decoder rows are unit vectors.
     """
     generator = torch.Generator().manual_seed(seed)
-    control = Part(part.spec.model_copy(update={"skip": False}))
+    control = Part(part.spec.model_copy(update={"skip": False})).to(y.device)
     for name in ("W_enc", "W_dec"):
         trained = getattr(part, name).detach()
-        drawn = torch.randn(trained.shape, generator=generator)
+        drawn = torch.randn(trained.shape, generator=generator).to(trained.device)
         norm = trained.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True)
         getattr(control, name).data.copy_(drawn * norm)
     control.b_enc.data.copy_(part.b_enc.detach())

@@ -79,7 +79,7 @@ def _in_float32(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | N
 
 
 def _offset(bias: Tensor | None, W_out: Tensor) -> Tensor:
-    return torch.zeros(W_out.shape[1]) if bias is None else bias.float()
+    return W_out.new_zeros(W_out.shape[1]) if bias is None else bias.float()
 
 
 def coordinates(

@@ -105,6 +105,8 @@ def total(weight: Float[Tensor, " active"], support: Support) -> Float[Tensor, "
     """Sum of each latent's weights."""
     if native.able(weight):
         return native.totals(weight, native.Sorted(*support.by_latent), support.n_latents)
+    if gpu.elsewhere(weight):
+        return gpu.totals(weight[support.by_latent.order], support.by_latent.bounds)
     return weight.new_zeros(support.n_latents).index_add_(0, support.latent, weight)
 
 

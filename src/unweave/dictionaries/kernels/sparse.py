@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from unweave.dictionaries.kernels.gpu import calls as gpu
+
 TILE_ROWS = 512
 """Rows whose pre-activations exist at once: 512 x 4608 floats stay in the last-level cache."""
 
@@ -65,9 +67,12 @@ def select_topk(
     rows, n = x.shape[0], W_enc.shape[0]
     dtype = dtype or x.dtype
     read, encoder = x.to(dtype), W_enc.to(dtype)
-    latent = torch.empty(rows, k, dtype=torch.long)
-    value = torch.empty(rows, k, dtype=x.dtype)
-    pre = torch.empty(min(rows, TILE_ROWS), n, dtype=x.dtype)
+    if heads == 1 and (found := gpu.largest_products(read, encoder, b_enc, k)) is not None:
+        score = found.score.to(x.dtype).clamp_min_(0)
+        return Code(found.support.latent.view(rows, k), score.view(rows, k))
+    latent = torch.empty(rows, k, dtype=torch.long, device=x.device)
+    value = torch.empty(rows, k, dtype=x.dtype, device=x.device)
+    pre = torch.empty(min(rows, TILE_ROWS), n, dtype=x.dtype, device=x.device)
     for start in range(0, rows, TILE_ROWS):
         tile = slice(start, min(start + TILE_ROWS, rows))
         out = pre[: tile.stop - tile.start]
@@ -106,6 +111,11 @@ def value_gradient(
     A product sampled at the selected places: no row of `W_dec` is copied.
     """
     rows, k = code.latent.shape
+    if gpu.elsewhere(g):
+        row = torch.arange(rows, device=g.device).repeat_interleave(k)
+        offsets = torch.arange(0, rows * k + 1, k, device=g.device)
+        found = gpu.inner(g, W_dec, code.latent.reshape(-1), row, offsets)
+        return found.view(rows, k).mul_(code.value > 0)
     latent, order = code.latent.sort(dim=1)
     pattern = torch.sparse_csr_tensor(
         torch.arange(0, rows * k + 1, k),
@@ -140,7 +150,8 @@ def weight_gradients(
     rows, k = code.latent.shape
     latent, order = code.latent.reshape(-1).sort(stable=True)
     row = order // k
-    starts = torch.searchsorted(latent, torch.arange(n_latents))
+    bounds = torch.searchsorted(latent, torch.arange(n_latents + 1, device=latent.device))
+    starts = bounds[:-1]
     weight = value_grad.reshape(-1)[order]
     d_read = x.shape[1] // heads
     read_row = row if heads == 1 else row * heads + latent // (n_latents // heads)
@@ -150,7 +161,9 @@ def weight_gradients(
     W_dec = F.embedding_bag(
         row, g, starts, per_sample_weights=code.value.reshape(-1)[order], mode="sum"
     )
-    b_enc = torch.zeros(n_latents, dtype=g.dtype).index_add_(0, latent, weight)
+    if gpu.elsewhere(g):
+        return WeightGradients(W_enc, gpu.totals(weight, bounds), W_dec)
+    b_enc = g.new_zeros(n_latents).index_add_(0, latent, weight)
     return WeightGradients(W_enc, b_enc, W_dec)
 
 
@@ -166,8 +179,10 @@ def input_gradient(
         return F.embedding_bag(code.latent, W_enc, per_sample_weights=value_grad, mode="sum")
     rows = len(code.latent)
     latent, order = code.latent.sort(dim=1)
-    slot = torch.arange(rows)[:, None] * heads + latent // (W_enc.shape[0] // heads)
-    starts = torch.searchsorted(slot.reshape(-1), torch.arange(rows * heads))
+    device = latent.device
+    row = torch.arange(rows, device=device)[:, None]
+    slot = row * heads + latent // (W_enc.shape[0] // heads)
+    starts = torch.searchsorted(slot.reshape(-1), torch.arange(rows * heads, device=device))
     weight = value_grad.gather(1, order).reshape(-1)
     bags = F.embedding_bag(latent.reshape(-1), W_enc, starts, per_sample_weights=weight, mode="sum")
     return bags.view(rows, heads * W_enc.shape[1])

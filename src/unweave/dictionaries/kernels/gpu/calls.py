@@ -23,7 +23,9 @@ __all__ = [
     "inner",
     "largest",
     "largest_of_batch",
+    "largest_products",
     "product_dtype",
+    "totals",
 ]
 
 _PIECE = 1 << 24
@@ -85,6 +87,27 @@ def inner(
     return torch.cat(found) if found else left.new_zeros(0)
 
 
+def totals(
+    weight: Float[Tensor, " active"], bounds: Int[Tensor, " ends"]
+) -> Float[Tensor, " bags"]:
+    """Sum of each bag's weights, from `bounds[b]` to `bounds[b + 1]`; no atomics either."""
+    return torch.segment_reduce(weight, "sum", offsets=bounds)
+
+
+def largest_products(
+    x: Float[Tensor, "rows d"],
+    W: Float[Tensor, "latents d"],
+    b: Float[Tensor, " latents"],
+    k: int,
+) -> "Selection | None":
+    """The k largest `W x + b` of each row, where a kernel can tell them."""
+    if (group := _group(x, W, k)) is None:
+        return None
+    from unweave.dictionaries.kernels.gpu import choose
+
+    return choose.largest(x, W, b, k, group)
+
+
 def largest(
     scorer: Callable[[Tensor], Tensor], x: Float[Tensor, "rows d_in"], k: int, *, signed: bool
 ) -> "Selection | None":
@@ -127,15 +150,19 @@ class _Product(NamedTuple):
 
 
 def _product(scorer: Callable[[Tensor], Tensor], x: Tensor, k: int) -> _Product | None:
-    """What is multiplied; None where the product is not one of the tensor cores'.
+    if not isinstance(scorer, Linear):
+        return None
+    group = _group(x, scorer.W, k)
+    return None if group is None else _Product(scorer.W, scorer.bias, group)
+
+
+def _group(x: Tensor, W: Tensor, k: int) -> int | None:
+    """Latents in a group; None where the product is not one of the tensor cores'.
 
     Full float32 products, which whatever is measured asks for, are faster in torch's own routine.
     """
-    if not isinstance(scorer, Linear) or x.dtype not in (torch.bfloat16, torch.float16):
-        return None
-    if x.dtype != scorer.W.dtype or not able(x, scorer.W):
+    if x.dtype not in (torch.bfloat16, torch.float16) or x.dtype != W.dtype or not able(x, W):
         return None
     from unweave.dictionaries.kernels.gpu.choose import group_for
 
-    group = group_for(len(scorer.W), k)
-    return None if group is None else _Product(scorer.W, scorer.bias, group)
+    return group_for(len(W), k)

@@ -1,4 +1,4 @@
-"""Dictionaries trained at a site of a subject that is on another device, from text to scores."""
+"""Both pipelines with a subject on another device, from text to scores."""
 
 import copy
 import json
@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 from far_device import FAR, far_device
-from test_pipeline_families import reading, text  # noqa: F401  (a fixture)
+from test_pipeline_families import TINY, reading, text  # noqa: F401  (a fixture)
 from tiny_subject import tiny_llama
 
 from unweave.activations.window import HarvestSettings
+from unweave.artifact.check import check
+from unweave.artifact.folder import open_artifact
 from unweave.cli.app import main
 from unweave.errors import UserError
+from unweave.pipeline import decompile
+from unweave.pipeline.settings import EvidenceSettings
 from unweave.pipeline.train import train_site
 from unweave.pipeline.train_settings import TrainSiteSettings
 from unweave.subject import Subject, wrap_module
@@ -62,6 +66,25 @@ def test_a_run_on_another_device_scores_as_one_here(text, tmp_path, monkeypatch)
         for score in ("ce_original", "ce_increase", "kl"):
             far = scores[1][name][score]["value"]
             assert found[score]["value"] == pytest.approx(far, rel=0.02, abs=2e-3), (name, score)
+
+
+def test_a_whole_decompilation_on_another_device(text, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("unweave.activations.workers.Pool", Inline)
+    for module in ("dictionaries.part", "training.local"):
+        monkeypatch.setattr(f"unweave.{module}.product_dtype", lambda: torch.float32)
+    small = {"tokens": 1000, "evidence": EvidenceSettings(most_tokens=256)}
+    settings = TINY.model_copy(update={"text": text, **small})
+    here = decompile(on("cpu"), settings=settings, out=tmp_path / "here")
+    with far_device():
+        there = decompile(on(FAR), settings=settings, out=tmp_path / "there")
+    assert check(there).violations == []
+    near, far = (open_artifact(out).scores() for out in (here, there))
+    assert far.splice.propagated.kl.value == pytest.approx(near.splice.propagated.kl.value, rel=0.1)
+    for name in ("mean_ablation", "random_dictionary"):  # not trained: equal to rounding
+        kl = near.controls[name].kl.value
+        assert far.controls[name].kl.value == pytest.approx(kl, rel=0.02)
+    for one, other in zip(near.parts, far.parts, strict=True):
+        assert other.fvu == pytest.approx(one.fvu, rel=0.1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
