@@ -9,7 +9,7 @@ exists; elsewhere `[rows, latents]` is unavoidable while training.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,11 +19,18 @@ from unweave.dictionaries.code import SparseCode, Support
 from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
 from unweave.dictionaries.encoder.linear import LinearEncoder
 from unweave.dictionaries.encoder.pursuit import PursuitEncoder
+from unweave.dictionaries.kernels.fit import fit
 from unweave.dictionaries.kernels.gpu import calls as gpu
-from unweave.dictionaries.kernels.ragged import over_latents, write
-from unweave.dictionaries.kernels.select import TILE_ROWS, Selection
+from unweave.dictionaries.kernels.ragged import inner, over_latents, write
+from unweave.dictionaries.kernels.select import TILE_ROWS, Selection, above
 from unweave.dictionaries.kernels.sparse import product_dtype
 from unweave.errors import UserError
+
+_FEW = 0.1
+"""Share of latents up to which working on them alone costs less than on all."""
+_SAMPLE_ROWS = 128
+_ROUNDING = 2.0**-7
+"""How far a score in bfloat16 may lie from what it stands for, relative to it."""
 
 
 class Pass(NamedTuple):
@@ -39,6 +46,11 @@ class Pass(NamedTuple):
     """Their pre-activations."""
     prefixes: Float[Tensor, "rows prefixes d_out"] | None
     """With nesting: what each prefix of the latents reconstructs."""
+    picked: Float[Tensor, " active"] | None = None
+    """Pre-activations at the code's entries, where they exceed what latents need rather than each
+    other; entries below their threshold have the value zero."""
+    misfit: Float[Tensor, ""] | None = None
+    """Mean squared distance of y from the target that was given, in the place of y's gradient."""
 
     @property
     def sparse_code(self) -> SparseCode:
@@ -52,6 +64,8 @@ class Pass(NamedTuple):
 class Dictionary(nn.Module):
     """One dictionary; call it with raw vectors of the sites it reads, concatenated."""
 
+    whole: ClassVar[bool] = True
+    """Whether all latents are here; a part of a dictionary writes a part of the output."""
     encoder: Any
     activation: Any
     W_dec: Tensor
@@ -94,22 +108,27 @@ class Dictionary(nn.Module):
         y = back(self.run(normed).y) / self.output_scale
         return y.view(*x.shape[:-1], self.spec.d_out)
 
-    def run(self, x: Float[Tensor, "rows d_in"], chosen: Selection | None = None) -> Pass:
+    def run(
+        self,
+        x: Float[Tensor, "rows d_in"],
+        chosen: Selection | None = None,
+        target: Float[Tensor, "rows d_out"] | None = None,
+        all_latents: bool = True,
+    ) -> Pass:
         """One pass over scaled vectors (and normalised, where the spec says so).
 
         `chosen` holds the active latents where somebody else has selected them, as happens when
-        several dictionaries share out a batch's latents (`dictionaries.cross_layer`).
+        several dictionaries share out a batch's latents (`dictionaries.cross_layer`). Where
+        latents are chosen and nothing but their output is written, a `target` is compared with it
+        on the way: see `Pass.misfit`. Without `all_latents` a ReLU or JumpReLU dictionary is
+        trained on the latents that can have a value or a gradient, as soon as they are few.
         """
         read = x - self.b_dec if self.spec.pre_bias else x
         W_dec = self.decoder()
         if self.spec.sparse:
-            code = self._chosen(read, W_dec, chosen)
-            prefixes = self._prefixes(code, W_dec) if self.spec.nesting else None
-            if prefixes is None:
-                y = write(code.value, W_dec, code.support, dtype=self._product_dtype(x))
-            else:
-                y = prefixes[:, -1]
-            return Pass(self._offset(y, x), code, None, None, self._shifted(prefixes, x))
+            return self._pass(self._chosen(read, W_dec, chosen), None, W_dec, x, target)
+        if not all_latents and (few := self._reaching(read)) is not None:
+            return self._pass(few.code, few.picked, W_dec, x, target)
         pre = self.encoder.dense(read)
         latents = self.activation(pre, getattr(self.encoder, "b_enc", None))
         if not self.spec.nesting:
@@ -241,6 +260,42 @@ class Dictionary(nn.Module):
         value = self.activation.value(picked)
         return SparseCode(support, value)
 
+    def _pass(
+        self, code: SparseCode, picked: Tensor | None, W_dec: Tensor, x: Tensor, to: Tensor | None
+    ) -> Pass:
+        """What a code writes, compared with a target if that can be done on the way."""
+        dtype = self._product_dtype(x)
+        if self.spec.nesting:
+            prefixes = self._prefixes(code, W_dec)
+            y = self._offset(prefixes[:, -1], x)
+            return Pass(y, code, None, None, self._shifted(prefixes, x), picked)
+        if to is not None and self.whole and self.W_skip is None:
+            loss, y = fit(code.value, W_dec, self.b_dec, to, code.support, dtype=dtype)
+            return Pass(y, code, None, None, None, picked, loss)
+        y = self._offset(write(code.value, W_dec, code.support, dtype=dtype), x)
+        return Pass(y, code, None, None, None, picked)
+
+    def _reaching(self, read: Tensor) -> "_Few | None":
+        """The latents whose pre-activations reach far enough to matter, if they are few.
+
+        Who they are is told by rounded scores; their pre-activations are then computed exactly,
+        since a jump's window is narrower than rounding.
+        """
+        able = isinstance(self.encoder, LinearEncoder) and hasattr(self.activation, "reach")
+        if not (self.training and able and len(read)):
+            return None
+        dtype = self._product_dtype(read)
+        low, scorer = read.detach().to(dtype), self.encoder.scorer(dtype)
+        reach = self.activation.reach(0.0 if dtype == read.dtype else _ROUNDING).to(read.device)
+        some = scorer(low[:: -(-len(low) // _SAMPLE_ROWS)])
+        if (some > reach).float().mean() > _FEW:
+            return None
+        support = above(scorer, low, reach).support
+        with torch.no_grad():
+            known = inner(read, self.W_enc, support) + self.b_enc[support.latent]
+        picked = self.encoder.at(read, support, known, low)
+        return _Few(SparseCode(support, self.activation.at(picked, support.latent)), picked)
+
     def _product_dtype(self, like: Tensor) -> torch.dtype:
         # Training does not notice bfloat16; what is measured after it is exact.
         if not self.training or like.dtype != torch.float32:
@@ -276,7 +331,7 @@ class Dictionary(nn.Module):
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         bags = Support(offsets, support.latent[order], support.n_latents)
         written = write(code.value[order], W_dec, bags, dtype=self._product_dtype(W_dec))
-        return written.view(support.rows, groups, -1).cumsum(1)
+        return written.view(support.rows, groups, W_dec.shape[1]).cumsum(1)
 
     def _offset(self, y: Tensor, x: Tensor) -> Tensor:
         y = y + self.b_dec
@@ -287,6 +342,11 @@ class Dictionary(nn.Module):
             return None
         beside = self.b_dec if self.W_skip is None else self.b_dec + (x @ self.W_skip.T)[:, None]
         return prefixes + beside
+
+
+class _Few(NamedTuple):
+    code: SparseCode
+    picked: Tensor
 
 
 def _per_column(ports: tuple[Port, ...]) -> Float[Tensor, " width"]:

@@ -23,6 +23,7 @@ from unweave.training.objectives.local import Local
 from unweave.training.objectives.loss import Loss, State
 from unweave.training.penalties.weighted import Penalty, Steering
 from unweave.training.schedule import Schedule
+from unweave.training.update import update_
 
 _WATCH_EVERY = 8
 """Fidelity is summed up in every eighth step: in all of them it would cost a tenth of the time."""
@@ -188,9 +189,9 @@ class Trainee:
     def _exchange(self, loss: Loss, dead: Mapping[str, Tensor]) -> None:
         """Where several processes train together, their gradients are put together here."""
 
-    def _norm(self, gradients: list[Tensor]) -> Tensor:
-        """Length of the whole gradient."""
-        return torch.nn.utils.get_total_norm(gradients)
+    def _squared_norm(self, squares: Mapping[str, float]) -> float:
+        """That of the whole gradient, from those of the parameters by name."""
+        return sum(squares.values())
 
     def _revivable(self, key: str) -> bool:
         # What revives a latent rewrites its encoder row, which other encoders share or lack.
@@ -206,26 +207,15 @@ class Trainee:
             dictionary.activation.k = min(round(k * factor), dictionary.n_latents)
 
     def _update(self) -> None:
-        for dictionary in self.dictionaries.values():
-            if dictionary.spec.decoder == "unit" and dictionary.W_dec.grad is not None:
-                # What would only lengthen a row is undone after the step: keep it out of Adam too.
-                W_dec, grad = dictionary.W_dec.detach(), dictionary.W_dec.grad
-                grad.addcmul_(W_dec, torch.linalg.vecdot(grad, W_dec)[:, None], value=-1)
         for key, mask in self._offsets.items():
             if (to_offset := self.dictionaries[key].b_dec.grad) is not None:
                 to_offset.mul_(mask)
-        if self.settings.clip is not None:
-            width = max(d.spec.d_out for d in self.dictionaries.values())
-            gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
-            norm = self._norm(gradients)
-            if norm > (most := self.settings.clip * width**0.5):
-                torch._foreach_mul_(gradients, float(most / norm))
+        width = max(d.spec.d_out for d in self.dictionaries.values())
+        clip = self.settings.clip
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self.settings.schedule.at(self.step_index, self.steps)
-        self.optimizer.step()
-        for dictionary in self.dictionaries.values():
-            if dictionary.spec.decoder == "unit":
-                dictionary.unit_decoder_()
+        limit = None if clip is None else clip * width**0.5
+        update_(self.modules, self.optimizer, limit=limit, in_all=self._squared_norm)
 
     @torch.no_grad()
     def _note(self, loss: Loss, dead: Mapping[str, Tensor]) -> None:

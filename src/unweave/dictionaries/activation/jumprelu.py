@@ -15,7 +15,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
@@ -61,6 +61,24 @@ class JumpReLUActivation(nn.Module):
         """1 where a latent fires, with the gradient that an L0 penalty needs."""
         return _Step.apply(pre, self.threshold, *self._how())
 
+    def reach(self, margin: float) -> Float[Tensor, " latents"]:
+        """What a pre-activation must exceed to matter: below the window it has no value and no
+        gradient. `margin` is by how much it may be off, relative to its threshold."""
+        threshold = self.threshold.detach()
+        return threshold * (1 - margin) - self.settings.bandwidth / 2
+
+    def at(
+        self, picked: Float[Tensor, " active"], latent: Int[Tensor, " active"]
+    ) -> Float[Tensor, " active"]:
+        """Latents at the entries of a support."""
+        return _JumpAt.apply(picked, self.threshold, latent, *self._how())
+
+    def count_at(
+        self, picked: Float[Tensor, " active"], latent: Int[Tensor, " active"]
+    ) -> Float[Tensor, " active"]:
+        """`count` at the entries of a support."""
+        return _StepAt.apply(picked, self.threshold, latent, *self._how())
+
     def _how(self) -> tuple[float, bool]:
         return self.settings.bandwidth, self.settings.gradient_to == "all"
 
@@ -92,3 +110,39 @@ class _Step(torch.autograd.Function):
         z, theta = ctx.saved_tensors
         at_jump = g * ((z - theta).abs() < ctx.eps / 2) / ctx.eps
         return at_jump if ctx.to_all else None, -at_jump.sum(0), None, None
+
+
+class _JumpAt(torch.autograd.Function):
+    """`_Jump` at the entries of a support, each with the threshold of its latent."""
+
+    @staticmethod
+    def forward(ctx, z, theta, latent, eps, to_all):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(z, theta, latent)
+        ctx.eps, ctx.to_all = eps, to_all
+        return z * (z > theta[latent])
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        z, theta, latent = ctx.saved_tensors
+        own = theta[latent]
+        at_jump = g * ((z - own).abs() < ctx.eps / 2) * (own / ctx.eps)
+        to_z = g * (z > own)
+        to_theta = torch.zeros_like(theta).index_add_(0, latent, at_jump).neg_()
+        return to_z + at_jump if ctx.to_all else to_z, to_theta, None, None, None
+
+
+class _StepAt(torch.autograd.Function):
+    """`_Step` at the entries of a support."""
+
+    @staticmethod
+    def forward(ctx, z, theta, latent, eps, to_all):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(z, theta, latent)
+        ctx.eps, ctx.to_all = eps, to_all
+        return (z > theta[latent]).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        z, theta, latent = ctx.saved_tensors
+        at_jump = g * ((z - theta[latent]).abs() < ctx.eps / 2) / ctx.eps
+        to_theta = torch.zeros_like(theta).index_add_(0, latent, at_jump).neg_()
+        return at_jump if ctx.to_all else None, to_theta, None, None, None

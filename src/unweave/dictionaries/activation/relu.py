@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unweave.dictionaries.activation.settings import Chosen
@@ -27,3 +27,13 @@ class ReLUActivation(nn.Module):
     ) -> Float[Tensor, "rows latents"]:
         """Latents of every row."""
         return torch.relu(pre)
+
+    def reach(self, margin: float) -> Float[Tensor, ""]:
+        """What a pre-activation must exceed to matter: zero, whatever its rounding."""
+        return torch.zeros(())
+
+    def at(
+        self, picked: Float[Tensor, " active"], latent: Int[Tensor, " active"]
+    ) -> Float[Tensor, " active"]:
+        """Latents at the entries of a support."""
+        return torch.relu(picked)

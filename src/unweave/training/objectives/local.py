@@ -48,7 +48,9 @@ class Local(BaseModel):
         totals, watched = [], {}
         log: dict[str, float] = {}
         for name, dictionary in dictionaries.items():
-            seen = watch(dictionary, batch)
+            silent_too = any(p.form.kind == "pre_activation" for p in steering[name].penalties)
+            compare = self.error == "squared"
+            seen = watch(dictionary, batch, compare=compare, all_latents=silent_too)
             fit = self._fit(seen)
             charged = steering[name].charge(dictionary, seen.passed, state.done)
             extra = self._extra(dictionary, seen)
@@ -67,6 +69,8 @@ class Local(BaseModel):
         return Loss(torch.stack(totals).sum(), watched, log)
 
     def _fit(self, seen: Watched) -> Tensor:
+        if seen.passed.misfit is not None:
+            return seen.passed.misfit
         if seen.passed.prefixes is None:
             return self._error(seen.passed.y, seen.y)
         prefixes = seen.passed.prefixes
@@ -94,13 +98,16 @@ class Local(BaseModel):
         return extra
 
 
-def watch(dictionary: Dictionary, batch: VectorBatch) -> Watched:
-    """Run one dictionary on its sites."""
+def watch(
+    dictionary: Dictionary, batch: VectorBatch, *, compare: bool = False, all_latents: bool = True
+) -> Watched:
+    """Run one dictionary on its sites; with `compare` its output carries a loss, not gradients,
+    where that saves work. See `Dictionary.run`."""
     spec = dictionary.spec
     x = batch.cat([p.site for p in spec.reads]) * dictionary.input_scale
     same = [p.site for p in spec.reads] == [p.site for p in spec.writes]
     y = x if same else batch.cat([p.site for p in spec.writes]) * dictionary.output_scale
     if spec.layer_norm:
         x = y = dictionary.normalise(x)[0]
-    passed: Pass = dictionary.run(x)
+    passed: Pass = dictionary.run(x, target=y if compare else None, all_latents=all_latents)
     return Watched(x, y, passed)

@@ -20,8 +20,11 @@ class Strengths(NamedTuple):
     """Number of rows."""
     n_latents: int
     """Number of latents."""
-    pre: Float[Tensor, "rows latents"] | None
-    """Pre-activations, where all are computed."""
+    pre: Tensor | None
+    """Pre-activations, [rows, latents] where all are computed, [active] where those are that can
+    exceed their thresholds."""
+    latent: Tensor | None
+    """Latent of each entry of an `[active]` pre."""
     lengths: Float[Tensor, " latents"]
     """||d||, one for unit decoders."""
 
@@ -39,9 +42,10 @@ def strengths(dictionary: Dictionary, passed: Pass) -> Strengths:
     if passed.code is not None:
         support, value = passed.code.support, passed.code.value
         u = value.abs() * lengths[support.latent]
-        return Strengths(u, support.row, support.rows, n, None, lengths)
+        picked = passed.picked
+        return Strengths(u, support.row, support.rows, n, picked, support.latent, lengths)
     assert passed.latents is not None
     assert passed.pre is not None
     gated = dictionary.spec.activation.kind == "gated"
     value = torch.relu(passed.pre) if gated else passed.latents.abs()
-    return Strengths(value * lengths, None, len(value), n, passed.pre, lengths)
+    return Strengths(value * lengths, None, len(value), n, passed.pre, None, lengths)

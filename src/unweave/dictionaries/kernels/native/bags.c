@@ -16,24 +16,59 @@
 
 #include "scores.h"
 
-/* Columns that one vector of bfloat16 holds, and columns of a band at most. */
-enum { LANE = 32, BAND = 192 };
+/* Columns of a band at most. */
+enum { BAND = 192 };
+
+typedef float Sixteen __attribute__((vector_size(64)));
 
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
-#define ELEMENT float
-#define NAME(f) f##_f32
-#define WIDEN(x) (x)
+/* Adds the bias to a band of y; the scaled distances; their squares' sum. */
+#define MISSED(NAME, ELEMENT, NARROW)                                                              \
+    static inline float NAME(missed)(float *y, const float *bias, const float *target,             \
+                                     int64_t columns, float scale, ELEMENT *error) {               \
+        float lane[BAND] = {0}, sum = 0;                                                           \
+        for (int i = 0; i < columns; i++) {                                                        \
+            y[i] += bias[i];                                                                       \
+            const float distance = y[i] - target[i];                                               \
+            error[i] = NARROW(scale * distance);                                                   \
+            lane[i] = distance * distance;                                                         \
+        }                                                                                          \
+        for (int i = 0; i < BAND; i += 16)                                                         \
+            for (int j = 0; i && j < 16; j++) lane[j] += lane[i + j];                              \
+        for (int j = 0; j < 16; j++) sum += lane[j];                                               \
+        return sum;                                                                                \
+    }
+
+#define AS_IS(x) (x)
+
+#define F32(f) f##_f32
+#define BF16(f) f##_bf16
+MISSED(F32, float, AS_IS)
+MISSED(BF16, uint16_t, narrowed)
+
+#define ELEMENT uint16_t
+#define NAME(f) f##_bf16
+#define WIDEN(x) widened(x)
+#ifdef __AVX512BF16__
+#include "bags_bf16.inc"
+#else
+#define Band int64_t
+#define band_of(columns) (columns)
+#include "bags_any.inc"
+#endif
 #include "bags.inc"
 #undef ELEMENT
 #undef NAME
 #undef WIDEN
+#undef INLINE
 
-#ifndef __AVX512BF16__
-#define ELEMENT uint16_t
-#define NAME(f) f##_bf16
-#define WIDEN(x) widened(x)
-#include "bags.inc"
-#else
-#include "bags_bf16.inc"
+#ifdef __AVX512BF16__
+#define Band int64_t
+#define band_of(columns) (columns)
 #endif
+#define ELEMENT float
+#define NAME(f) f##_f32
+#define WIDEN(x) (x)
+#include "bags_any.inc"
+#include "bags.inc"

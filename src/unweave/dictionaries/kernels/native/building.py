@@ -19,7 +19,7 @@ from unweave.errors import UserError
 from unweave.subject.cache import cache_folder
 
 _HERE = Path(__file__).parent
-_SOURCES = ("select.c", "bags.c", "by_latent.c", "update.c", "misfit.c")
+_SOURCES = ("select.c", "bags.c", "by_latent.c", "update.c")
 # Results must not depend on what a compiler dares to reorder: no -ffast-math.
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast"),

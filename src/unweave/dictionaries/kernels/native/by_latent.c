@@ -18,3 +18,13 @@ void by_latent(const int64_t *latent, const int64_t *offset, int64_t rows, int64
             row[place] = r;
         }
 }
+
+/* Sum of each latent's weights. */
+void totals(const float *weight, const int64_t *order, const int64_t *bounds, int64_t latents,
+            float *out) {
+    for (int64_t i = 0; i < latents; i++) {
+        float sum = 0;
+        for (int64_t e = bounds[i]; e < bounds[i + 1]; e++) sum += weight[order[e]];
+        out[i] = sum;
+    }
+}

@@ -175,27 +175,69 @@ def by_latent(
     return Sorted(order, row, bounds)
 
 
-def misfit(
-    y: Float[Tensor, "rows d"], target: Float[Tensor, "rows d"], scale: float
-) -> tuple[Float[Tensor, "rows d"], Float[Tensor, " rows"]]:
-    """`scale (y - target)` and each row's squared distance."""
-    out, square = torch.empty_like(y), torch.empty(len(y), dtype=torch.float64)
-    call = _function("misfit")
+def totals(
+    weight: Float[Tensor, " active"], at: "Sorted", n_latents: int
+) -> Float[Tensor, " latents"]:
+    """Sum of each latent's weights."""
+    out = torch.empty(n_latents)
+    _function("totals")(_at(weight), _at(at.order), _at(at.bounds), _I(n_latents), _at(out))
+    return out
+
+
+class Fitted(NamedTuple):
+    """What a code decodes to, beside its target."""
+
+    y: Float[Tensor, "rows d"]
+    """The output."""
+    error: Float[Tensor, "rows d"]
+    """`scale (y - target)`, in the matrix's number format."""
+    to_value: Float[Tensor, " active"]
+    """The error's product with each entry's row."""
+    square: Float[Tensor, " rows"]
+    """`|y - target|^2`."""
+
+
+def fit(
+    matrix: Float[Tensor, "latents d"],
+    latent: Int[Tensor, " active"],
+    value: Float[Tensor, " active"],
+    offsets: Int[Tensor, " ends"],
+    bias: Float[Tensor, " d"],
+    target: Float[Tensor, "rows d"],
+    scale: float,
+) -> Fitted:
+    """Decode a code, compare it with its target and take the error back to its values."""
+    found = Fitted(
+        torch.empty_like(target),
+        torch.empty(target.shape, dtype=matrix.dtype),
+        torch.empty_like(value),
+        torch.empty(len(target), dtype=torch.float64),
+    )
+    call = _function("fit", matrix)
+    code = (_at(latent), _at(value), _at(offsets))
+    compared = (_at(bias), _at(target), ctypes.c_float(scale))
 
     def work(first: int, last: int) -> None:
-        width = _I(y.shape[1])
         bounds = (_I(first), _I(last))
-        call(_at(y), _at(target), width, *bounds, ctypes.c_float(scale), _at(out), _at(square))
+        call(_at(matrix), _I(matrix.shape[1]), *code, *bounds, *compared, *map(_at, found))
 
-    share_out(work, len(y))
-    return out, square
+    share_out(work, len(target), offsets)
+    return found
+
+
+class Squares(NamedTuple):
+    """A gradient's size."""
+
+    along: Float[Tensor, " rows"] | None
+    """How far each row of it points along the unit row of the weights."""
+    square: float
+    """The squared norm of what else there is."""
 
 
 def squares(
     weight: Float[Tensor, "rows d"], gradient: Float[Tensor, "rows d"], *, unit: bool
-) -> tuple[Float[Tensor, " rows"] | None, float]:
-    """How far each row's gradient points along it, if rows are `unit`, and the squared norm of what
-    else there is."""
+) -> Squares:
+    """The size of a gradient; with `unit` rows, of what does not only lengthen them."""
     along = torch.empty(len(weight)) if unit else None
     square = torch.empty(len(weight), dtype=torch.float64)
     call = _function("squares")
@@ -206,7 +248,7 @@ def squares(
         call(_at(weight), _at(gradient), *bounds, int(unit), to, _at(square))
 
     share_out(work, len(weight))
-    return along, float(square.sum())
+    return Squares(along, float(square.sum()))
 
 
 class Step(NamedTuple):

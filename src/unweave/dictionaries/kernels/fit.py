@@ -1,0 +1,56 @@
+"""Mean squared distance between what a code decodes to and its target, with its gradients.
+
+    loss = mean over rows of |y - target|^2,   y = sum of v_e W_dec[latent_e] + b_dec
+
+While a row of the output lies in the cache it is compared with its target and the error taken
+back to the values, so that output and error are not read from memory again.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unweave.dictionaries.code import Support
+from unweave.dictionaries.kernels.native import calls as native
+from unweave.dictionaries.kernels.ragged import over_rows, rounded, write
+
+
+def fit(
+    value: Float[Tensor, " active"],
+    W_dec: Float[Tensor, "latents d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    target: Float[Tensor, "rows d_out"],
+    support: Support,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_out"]]:
+    """The loss, differentiable in values, `W_dec` and `b_dec`; and the output, which is not.
+
+    With `dtype` bfloat16 products are taken of rounded rows and errors, where that is faster.
+    """
+    if native.able(value, W_dec, b_dec, target):
+        return _Fit.apply(value, W_dec, b_dec, target, support, dtype)
+    y = write(value, W_dec, support, dtype=dtype) + b_dec
+    return (y - target).square().sum(1).mean(), y.detach()
+
+
+class _Fit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, W_dec, b_dec, target, support, dtype):  # type: ignore[no-untyped-def]
+        matrix = rounded(W_dec, dtype)
+        code = (support.latent, value, support.offsets)
+        rows = max(1, len(target))
+        found = native.fit(matrix, *code, b_dec, target, 2 / rows)
+        ctx.save_for_backward(value, found.error, found.to_value)
+        ctx.support = support
+        ctx.mark_non_differentiable(found.y)
+        return (found.square.sum() / rows).float(), found.y
+
+    @staticmethod
+    def backward(ctx, g, _):  # type: ignore[no-untyped-def]
+        value, error, to_value = ctx.saved_tensors
+        if g != 1:
+            error, to_value = error * g.to(error.dtype), to_value * g
+        to_W_dec = over_rows(value, error, ctx.support) if ctx.needs_input_grad[1] else None
+        to_b_dec = error.sum(0, dtype=torch.float32) if ctx.needs_input_grad[2] else None
+        return to_value, to_W_dec, to_b_dec, None, None, None

@@ -1,0 +1,94 @@
+"""One step of Adam on dictionaries: unit decoder rows, one bound on the whole gradient's norm.
+
+What would only lengthen a unit row is left out of its gradient, so that it is kept out of Adam's
+memory too, and rows are brought back to unit norm after the step (Bricken et al. 2023). Large
+matrices go through one compiled pass each where that is to be had, everything else through torch's
+fused Adam; both keep their moments in the optimiser's state under Adam's names.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unweave.dictionaries.dictionary import Dictionary
+from unweave.dictionaries.kernels.native import calls as native
+
+
+class _Matrix(NamedTuple):
+    weight: nn.Parameter
+    grad: Tensor
+    along: Tensor | None
+
+
+@torch.no_grad()
+def update_(
+    modules: nn.ModuleDict,
+    optimizer: torch.optim.Adam,
+    *,
+    limit: float | None,
+    in_all: Callable[[Mapping[str, float]], float],
+) -> None:
+    """Apply the gradients that lie in `.grad`, their norm brought down to `limit` if it exceeds it.
+
+    The learning rate is what the optimiser's one group says; `in_all` adds up the squared norms of
+    the parameters' gradients, named as `modules` names them.
+    """
+    dictionaries = [d for d in modules.values() if isinstance(d, Dictionary)]
+    unit = {id(d.W_dec) for d in dictionaries if d.spec.decoder == "unit"}
+    matrices: list[_Matrix] = []
+    squares: dict[str, float] = {}
+    others: list[Tensor] = []
+    for name, parameter in modules.named_parameters():
+        grad = parameter.grad
+        if grad is None:
+            continue
+        if parameter.dim() == 2 and native.able(parameter, grad):
+            found = native.squares(parameter, grad, unit=id(parameter) in unit)
+            matrices.append(_Matrix(parameter, grad, found.along))
+            squares[name] = found.square
+            continue
+        if id(parameter) in unit:
+            grad.addcmul_(parameter, torch.linalg.vecdot(grad, parameter)[:, None], value=-1)
+        others.append(grad)
+        if limit is not None:
+            wide = torch.promote_types(grad.dtype, torch.float32)
+            squares[name] = float(torch.linalg.vector_norm(grad, dtype=wide)) ** 2
+    factor = 1.0 if limit is None else min(1.0, limit / max(in_all(squares), 1e-30) ** 0.5)
+    if factor != 1.0 and others:
+        torch._foreach_mul_(others, factor)
+    for matrix in matrices:
+        _step_matrix(matrix, optimizer, factor)
+        matrix.weight.grad = None  # or the optimiser would apply it once more
+    optimizer.step()
+    done = {id(matrix.weight) for matrix in matrices}
+    _unit_again(dictionaries, done)
+
+
+def _unit_again(dictionaries: Sequence[Dictionary], done: set[int]) -> None:
+    for dictionary in dictionaries:
+        if dictionary.spec.decoder == "unit" and id(dictionary.W_dec) not in done:
+            dictionary.unit_decoder_()
+
+
+def _step_matrix(matrix: _Matrix, optimizer: torch.optim.Adam, factor: float) -> None:
+    state = optimizer.state[matrix.weight]
+    if not state:
+        state["step"] = torch.zeros(())
+        state["exp_avg"] = torch.zeros_like(matrix.weight)
+        state["exp_avg_sq"] = torch.zeros_like(matrix.weight)
+    state["step"] += 1
+    group = optimizer.param_groups[0]
+    (beta1, beta2), steps = group["betas"], float(state["step"])
+    step = native.Step(
+        rate=group["lr"],
+        beta1=beta1,
+        beta2=beta2,
+        eps=group["eps"],
+        correction1=1 - beta1**steps,
+        correction2=1 - beta2**steps,
+        factor=factor,
+    )
+    moments = (state["exp_avg"], state["exp_avg_sq"])
+    native.adam(matrix.weight, matrix.grad, *moments, matrix.along, step)
