@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unweave.activations.buffers import Buffers
 from unweave.activations.lengths import buckets, cut_windows, padded
+from unweave.activations.streams import Aside
 from unweave.activations.workers import Workers
 from unweave.subject import Subject
 
@@ -68,6 +69,7 @@ class _Coming(NamedTuple):
 
     number: int
     slices: list[Future]
+    aside: Aside
 
 
 class Harvester:
@@ -127,7 +129,7 @@ class Harvester:
             return
         if index != self._held and (self._coming is None or self._coming.number != index):
             _abandon(self._coming)
-            self._coming = _Coming(index, self._begin(index, self._spare, urgent=False))
+            self._coming = self._begin(index, self._spare, urgent=False)
 
     def _hold(self, index: int) -> None:
         self._held = None
@@ -136,10 +138,11 @@ class Harvester:
             self._shown, self._spare = self._spare, self._shown
         else:
             _abandon(coming)
-            coming = _Coming(index, self._begin(index, self._shown, urgent=True))
+            coming = self._begin(index, self._shown, urgent=True)
         try:
             for future in coming.slices:
                 future.result()
+            coming.aside.join()
         finally:
             _abandon(coming)
         self._held = index
@@ -149,15 +152,17 @@ class Harvester:
         generator = torch.Generator().manual_seed((self._seed << 20) + index)
         return torch.randperm(self.vectors_in(index), generator=generator)
 
-    def _begin(self, index: int, into: Buffers, *, urgent: bool) -> list[Future]:
+    def _begin(self, index: int, into: Buffers, *, urgent: bool) -> _Coming:
         rows = [self._rows[row] for row in self._cuts[index]]
         places = self._places(index, rows)
+        aside = Aside(self._subject.device)
 
         def fill(group: list[int]) -> None:
-            self._fill([rows[i] for i in group], [places[i] for i in group], into)
+            with aside.stream():
+                self._fill([rows[i] for i in group], [places[i] for i in group], into)
 
         groups = buckets(list(map(len, rows)), self.settings.slice_tokens)
-        return self._workers.begin(fill, groups, urgent=urgent)
+        return _Coming(index, self._workers.begin(fill, groups, urgent=urgent), aside)
 
     def _places(self, index: int, rows: Sequence[Tensor]) -> list[Tensor | slice]:
         """Where the vectors of each row go."""
