@@ -157,7 +157,7 @@ def run(name: str, folder: Path, rows: Grid, latents: Grid) -> None:
     finally:
         shared.add_up_gradients_, StepAnswers.add_up = exchange, add_up
     file = name.replace(":", "-")
-    state = trainee.gathered()["d"].state_dict()
+    state = shared.gathered(trainee)["d"].state_dict()
     save_tensors(folder / f"{file}-rank{grid.everyone.rank}.safetensors", state)
     if grid.first:
         (folder / f"{file}.json").write_text(json.dumps({"log": log, "sent": grid.sent}))

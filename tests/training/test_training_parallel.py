@@ -21,8 +21,9 @@ from unweave.training.parallel.grid import ALONE, together
 from unweave.training.parallel.group import Group
 from unweave.training.parallel.run import train_together
 from unweave.training.parallel.sharded import ShardedDictionary
+from unweave.training.parallel.sources import VectorShares
 from unweave.training.parallel.threshold import nth_largest
-from unweave.training.parallel.trainee import SharedTrainee
+from unweave.training.parallel.trainee import SharedTrainee, gathered
 
 SCRIPT = Path(__file__).parent / "parallel_steps.py"
 TOGETHER = [f"rows:{kind}" for kind in KINDS] + [f"latents:{kind}" for kind in DEALT_OUT]
@@ -124,8 +125,9 @@ def test_one_process_alone_is_the_ordinary_trainer(tmp_path: Path) -> None:
     with together() as grid:
         assert grid is ALONE
         trainee = SharedTrainee(dictionaries, settings, grid=grid, steps=24, batch=64, seed=5)
-        train_together([trainee], source(), grid, folder=tmp_path)
-    assert equal(trainee.gathered()["d"].state_dict(), by_one("topk")[1])
+        alone = VectorShares(source(), grid.rows)
+        train_together([trainee], alone, grid, begin=alone.first(), folder=tmp_path)
+    assert equal(gathered(trainee)["d"].state_dict(), by_one("topk")[1])
     assert (tmp_path / "metrics.jsonl").is_file()
     assert grid.sent == 0
 

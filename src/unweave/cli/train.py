@@ -27,11 +27,14 @@ def train(
     context: int | None = None,
     seed: int | None = None,
     device: str | None = None,
+    shards: int | None = None,
     threads: int | None = None,
     track: str | None = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
 ) -> None:
     """Train sparse dictionaries at a site, several in one pass of the subject; resumes if cut off.
+
+    Under `torchrun --nproc-per-node N -m unweave.cli train ...` N processes share the work.
 
     Parameters
     ----------
@@ -65,6 +68,8 @@ def train(
         The seed of every random choice.
     device
         Where to run and train: cpu, cuda or cuda:1 (default: cpu).
+    shards
+        Under torchrun: processes that each hold a part of every dictionary; the others share rows.
     threads
         Processor threads to use.
     track
@@ -77,15 +82,18 @@ def train(
     from unweave.pipeline.train import train_site
     from unweave.pipeline.train_settings import TrainSiteSettings
     from unweave.progress import watching
+    from unweave.training.parallel.grid import speaks
 
     flags = {
         "site": site, "to": to, "recipe": recipe, "k": k, "penalty": penalty, "latents": latents,
         "lr": lr, "batch": batch, "text": text, "tokens": tokens, "context": context, "seed": seed,
-        "device": device, "threads": threads, "track": track,
+        "device": device, "shards": shards, "threads": threads, "track": track,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
     settings = configured(TrainSiteSettings, given, config)
-    _show(train_site(subject, settings, out=out, progress=watching()))
+    folder = train_site(subject, settings, out=out, progress=watching())
+    if speaks():
+        _show(folder)
 
 
 def _show(folder: Path) -> None:

@@ -6,12 +6,13 @@
     dictionaries/NAME/        weights.safetensors, spec.json; for a set a folder a member
 
 The folder appears whole or not at all; a run that was cut off goes on and ends in the same bytes.
+Started by `torchrun`, the processes share the work of each step, and the first alone writes.
 """
 
 import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -33,14 +34,19 @@ from unweave.subject import Subject, TokenRows, load_subject, token_rows
 from unweave.training.batches import TokenSource, VectorBatch, WindowSource
 from unweave.training.checkpoint import Metrics
 from unweave.training.metrics_log import Tracker, open_tracker, tracker_module
+from unweave.training.parallel.grid import Grid, threads_each, together
+from unweave.training.parallel.run import train_together
+from unweave.training.parallel.sources import TokenShares, WindowShares
+from unweave.training.parallel.trainee import SharedTrainee, gathered
 from unweave.training.trainee import Trainee
-from unweave.training.trainer import TrainSettings, train
+from unweave.training.trainer import TrainSettings
 
 RUN = "run.json"
 """The record of what was done."""
-_NOT_IN_RESULT = {"threads", "checkpoint_seconds", "track"}
+_NOT_IN_RESULT = {"threads", "checkpoint_seconds", "track", "shards"}
 """Settings that change nothing in the folder that is made."""
 Sets = dict[str, dict[str, Dictionary]]
+Batches = WindowSource | TokenSource | WindowShares
 
 
 class _Run(NamedTuple):
@@ -53,6 +59,7 @@ class _Run(NamedTuple):
     work: Path
     workers: Workers
     progress: Progress
+    grid: Grid
 
 
 def train_site(
@@ -64,18 +71,32 @@ def train_site(
 ) -> Path:
     """Train every recipe with every k from one pass of the subject; returns `out`.
 
-    End-to-end recipes need the subject at each of their steps and take a pass of their own.
+    End-to-end recipes need the subject at each of their steps and take a pass of their own. Where
+    `torchrun` started several processes, each of them calls this with the same arguments.
 
     Raises:
-        UserError: a site, recipe or text that cannot be used, a tracker that is not installed, or
-            `out` is taken.
+        UserError: a site, recipe or text that cannot be used, a tracker that is not installed,
+            `out` is taken, or processes that do not make so many shards.
     """
-    loaded = load_subject(subject, device=settings.device) if isinstance(subject, str) else subject
+    with together(settings.shards) as grid:
+        shown = progress if grid.first else QUIET
+        return _train_site(subject, settings, out.absolute(), shown, grid)
+
+
+def _train_site(
+    subject: str | Subject,
+    settings: TrainSiteSettings,
+    out: Path,
+    progress: Progress,
+    grid: Grid,
+) -> Path:
+    device = str(grid.device) if grid.many and settings.device == "cuda" else settings.device
+    loaded = load_subject(subject, device=device) if isinstance(subject, str) else subject
     chosen = settings.model_dump(mode="json", exclude=_NOT_IN_RESULT)
     request = Request(subject=loaded.fingerprint, version=__version__, settings=chosen)
-    out = out.absolute()
     if _finished(out, request):
-        shutil.rmtree(unfinished(out), ignore_errors=True)
+        if grid.first:
+            shutil.rmtree(unfinished(out), ignore_errors=True)
         progress.say(f"{out} holds that run already")
         return out
     if settings.track is not None:
@@ -88,11 +109,16 @@ def train_site(
         loaded, settings.text, tokens=settings.tokens, context=settings.context,
         seed=settings.seed, progress=progress,
     )  # fmt: skip
-    with Workers(settings.threads) as workers:
-        run = _Run(loaded, settings, text, planned, unfinished(out), workers, progress)
-        _window_source(run)  # too little text is refused before anything is made
-        begin(out, request)
+    with Workers(settings.threads or threads_each()) as workers:
+        run = _Run(loaded, settings, text, planned, unfinished(out), workers, progress, grid)
+        _windows(run)  # too little text is refused before anything is made
+        grid.everyone.wait()  # nothing is made before all have looked
+        if grid.first:
+            begin(out, request)
+        grid.everyone.wait()
         lines, sets = _train_all(run)
+        if not grid.first:
+            return out
         rows = text.heldout[: max(1, settings.heldout_tokens // settings.context)]
         scores = heldout_scores(loaded, sets, rows, text.train, progress=progress)
     return _finish(run, request, out, lines, scores)
@@ -106,8 +132,9 @@ def _train_all(run: _Run) -> tuple[Metrics, Sets]:
         mine = [p for p in run.planned if p.end_to_end == with_subject]
         if mine:
             lines += _pass(run, name, mine)
-            sets |= {p.name: _load(run, p) for p in mine}
-    return lines, {p.name: sets[p.name] for p in run.planned}
+            if run.grid.first:
+                sets |= {p.name: _load(run, p) for p in mine}
+    return lines, {p.name: sets[p.name] for p in run.planned if p.name in sets}
 
 
 def _pass(run: _Run, name: str, planned: list[Planned]) -> Metrics:
@@ -115,21 +142,11 @@ def _pass(run: _Run, name: str, planned: list[Planned]) -> Metrics:
     if not done.is_file():
         source, first = _source(run, tokens=name == "tokens")
         settings = run.settings
-        trainees = [
-            Trainee(
-                {key: Dictionary(spec) for key, spec in p.built.specs.items()},
-                p.built.settings,
-                steps=source.steps,
-                batch=source.batch,
-                seed=settings.seed + 1,
-                name=p.name,
-                device=run.subject.device,
-            )
-            for p in planned
-        ]
-        log = train(
+        trainees = [_trainee(run, p, source) for p in planned]
+        log = train_together(
             trainees,
             source,
+            run.grid,
             begin=first,
             settings=TrainSettings(
                 log_every=settings.log_every,
@@ -142,13 +159,28 @@ def _pass(run: _Run, name: str, planned: list[Planned]) -> Metrics:
             progress=run.progress,
         )
         for trainee in trainees:
-            _save(run, trainee)
-        write_json(done, {"log": log})
+            members = gathered(trainee)
+            if run.grid.first:
+                _save(run, trainee.name, members)
+        if run.grid.first:
+            write_json(done, {"log": log})
+        run.grid.everyone.wait()
     return json.loads(done.read_text(encoding="utf-8"))["log"]
 
 
+def _trainee(run: _Run, planned: Planned, source: Batches) -> Trainee:
+    dictionaries = {key: Dictionary(spec) for key, spec in planned.built.specs.items()}
+    how: dict[str, Any] = {
+        "steps": source.steps, "batch": source.batch, "seed": run.settings.seed + 1,
+        "name": planned.name, "device": run.subject.device,
+    }  # fmt: skip
+    if run.grid.many:
+        return SharedTrainee(dictionaries, planned.built.settings, grid=run.grid, **how)
+    return Trainee(dictionaries, planned.built.settings, **how)
+
+
 def _tracker(run: _Run, name: str) -> Tracker | None:
-    if run.settings.track is None:
+    if run.settings.track is None or not run.grid.first:
         return None
     settings = run.settings.model_dump(mode="json")
     config = {"subject": run.subject.name, "pass": name, **settings}
@@ -163,24 +195,31 @@ def _harvester(run: _Run) -> Harvester:
     )  # fmt: skip
 
 
-def _window_source(run: _Run) -> WindowSource:
-    return WindowSource(_harvester(run), batch=run.settings.batch, epochs=run.settings.epochs)
+def _windows(run: _Run) -> WindowSource | WindowShares:
+    settings, epochs = run.settings, run.settings.epochs
+    if run.grid.many:
+        return WindowShares(
+            run.subject, run.text.train, _sites(settings), run.grid.rows, batch=settings.batch,
+            epochs=epochs, workers=run.workers, seed=settings.seed, settings=settings.harvest,
+        )  # fmt: skip
+    return WindowSource(_harvester(run), batch=settings.batch, epochs=epochs)
 
 
-def _source(run: _Run, *, tokens: bool) -> tuple[WindowSource | TokenSource, VectorBatch]:
+def _source(run: _Run, *, tokens: bool) -> tuple[Batches, VectorBatch]:
     """Where batches come from, and the vectors that scales and first weights are taken from."""
+    windows = _windows(run)
     if not tokens:
-        windows = _window_source(run)
         return windows, windows.first()
-    first = VectorBatch(_harvester(run).window(0).vectors)
     settings, rows = run.settings, run.text.train
     at_once = max(1, settings.batch // (settings.context - 1))
     later = [site for p in run.planned for site in p.later]
-    source = TokenSource(
-        run.subject, rows, rows=at_once, steps=max(1, settings.epochs * len(rows) // at_once),
-        capture=list(dict.fromkeys([*_sites(settings), *later])), seed=settings.seed,
-    )  # fmt: skip
-    return source, first
+    how: dict[str, Any] = {
+        "rows": at_once, "steps": max(1, settings.epochs * len(rows) // at_once),
+        "capture": list(dict.fromkeys([*_sites(settings), *later])), "seed": settings.seed,
+    }  # fmt: skip
+    if run.grid.many:
+        return TokenShares(run.subject, rows, run.grid.rows, **how), windows.first()
+    return TokenSource(run.subject, rows, **how), windows.first()
 
 
 def _sites(settings: TrainSiteSettings) -> list[str]:
@@ -191,8 +230,8 @@ def _home(run: _Run, name: str) -> Path:
     return run.work / "artifact" / "dictionaries" / name
 
 
-def _save(run: _Run, trainee: Trainee) -> None:
-    home, members = _home(run, trainee.name), trainee.dictionaries
+def _save(run: _Run, name: str, members: dict[str, Dictionary]) -> None:
+    home = _home(run, name)
     if len(members) > 1:
         save_cross_layer(members, home)
         return
@@ -248,6 +287,7 @@ def _finish(run: _Run, request: Request, out: Path, lines: Metrics, scores: Json
             "settings": request.settings,
             "trained": {p.name: p.built.settings.model_dump(mode="json") for p in run.planned},
             "files": {path: record.model_dump() for path, record in files.items()},
+            **_processes(run),
         },
     )  # fmt: skip
     if out.is_dir():
@@ -255,6 +295,13 @@ def _finish(run: _Run, request: Request, out: Path, lines: Metrics, scores: Json
     folder.rename(out)
     shutil.rmtree(run.work, ignore_errors=True)
     return out
+
+
+def _processes(run: _Run) -> dict[str, Json]:
+    """How many have shared the work, where it was shared: it decides the order of sums."""
+    if not run.grid.many:
+        return {}
+    return {"processes": {"count": run.grid.everyone.size, "shards": run.grid.latents.size}}
 
 
 def _count(rows: Tensor) -> int:

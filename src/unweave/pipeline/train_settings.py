@@ -79,6 +79,10 @@ class TrainSiteSettings(BaseModel):
     everywhere; sums are not taken in the same order, so that last digits differ."""
     threads: PositiveInt | None = None
     """Single-threaded workers; all cores when not given. The result does not depend on it."""
+    shards: PositiveInt = 1
+    """Under torchrun: deal out every dictionary's latents to so many processes, for one that is
+    too wide for one device; the rest share the rows. It does not change the result but for the
+    order of sums."""
     log_every: PositiveInt = 50
     """Steps between two lines of the log."""
     checkpoint_seconds: float = Field(default=120.0, ge=0)

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from unweave.activations.workers import available_cores
 from unweave.errors import UserError
 from unweave.training.parallel.group import Group
 
@@ -45,6 +46,11 @@ class Grid(NamedTuple):
         return self.everyone.rank == 0
 
     @property
+    def many(self) -> bool:
+        """Whether there is anybody else."""
+        return self.everyone.size > 1
+
+    @property
     def sent(self) -> int:
         """Bytes that left this process so far (see `Group.sent`)."""
         return self.rows.sent + self.latents.sent + self.everyone.sent
@@ -57,6 +63,18 @@ ALONE = Grid(Group(), Group(), Group(), torch.device("cpu"))
 def launched() -> int:
     """How many processes `torchrun` has started for this run; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def speaks() -> bool:
+    """Whether this process is the one that prints."""
+    return launched() == 1 or os.environ["RANK"] == "0"
+
+
+def threads_each() -> int | None:
+    """Threads for each of this machine's processes, so that they do not stand in each other's way;
+    None where there is one process, which may take all."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() > 1 else 1
+    return max(1, available_cores() // here) if here > 1 else None
 
 
 @contextmanager

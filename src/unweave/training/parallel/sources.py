@@ -165,7 +165,10 @@ class WindowShares:
         """All vectors of the first window, in their random order; all processes must ask."""
         vectors, order = self._window(self._places[0][0], 0)
         return VectorBatch(
-            {site: self._shared.gather_rows(rows.float())[order] for site, rows in vectors.items()}
+            {
+                site: self._shared.gather_rows(rows.float())[order.to(rows.device)]
+                for site, rows in vectors.items()
+            }
         )
 
     def _window(self, index: int, step: int) -> tuple[Mapping[str, Tensor], Tensor]:

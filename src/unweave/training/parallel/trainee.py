@@ -113,13 +113,6 @@ class SharedTrainee(Trainee):
                 found[name] = float(self.grid.latents.sum(alive)) / self.grid.latents.size
         return found
 
-    def gathered(self) -> dict[str, Dictionary]:
-        """Whole dictionaries, in every process; all must ask for them together."""
-        return {
-            key: part.gathered() if isinstance(part, ShardedDictionary) else part
-            for key, part in self.dictionaries.items()
-        }
-
     def _exchange(self, loss: Loss, dead: Mapping[str, Tensor]) -> None:
         assert self._answers is not None
         rows = self.grid.rows
@@ -153,6 +146,14 @@ class SharedTrainee(Trainee):
         values = dict(zip(names, summed[: len(names)].tolist(), strict=True))
         values |= {name: int(values[name]) for name in ("rows", "pointing")}
         return FidelitySums(**values, target=summed[len(names) :], fired=fired)
+
+
+def gathered(trainee: Trainee) -> dict[str, Dictionary]:
+    """Whole dictionaries, in every process; all must ask for them together."""
+    return {
+        key: part.gathered() if isinstance(part, ShardedDictionary) else part
+        for key, part in trainee.dictionaries.items()
+    }
 
 
 class _SharedSilence(Silence):
