@@ -59,7 +59,7 @@ def test_only_the_dead_learn_from_what_is_left_over(pre_bias):
     encoder = dictionary.encoder
     for weight in (encoder.W_enc, encoder.b_enc, dictionary.W_dec):
         assert weight.grad is not None
-        rows = weight.grad.reshape(LATENTS, -1)
+        rows = weight.grad.to_dense().reshape(LATENTS, -1)
         assert rows[~DEAD].eq(0).all()
         assert rows[DEAD].abs().sum(1).gt(0).all()
     assert dictionary.b_dec.grad is None

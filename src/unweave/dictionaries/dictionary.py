@@ -248,7 +248,7 @@ class Dictionary(nn.Module):
     def _chosen(self, read: Tensor, W_dec: Tensor, chosen: Selection | None = None) -> SparseCode:
         if isinstance(self.encoder, PursuitEncoder):
             return self.encoder.pursue(read, W_dec, self.activation.k)
-        dtype = self._product_dtype(read)
+        dtype = self.product_dtype(read)
         scorer = self.encoder.scorer(dtype)
         if isinstance(self.encoder, LinearEncoder):
             low = read.detach().to(dtype)  # once, for the scores and for the gradient
@@ -264,7 +264,7 @@ class Dictionary(nn.Module):
         self, code: SparseCode, picked: Tensor | None, W_dec: Tensor, x: Tensor, to: Tensor | None
     ) -> Pass:
         """What a code writes, compared with a target if that can be done on the way."""
-        dtype = self._product_dtype(x)
+        dtype = self.product_dtype(x)
         if self.spec.nesting:
             prefixes = self._prefixes(code, W_dec)
             y = self._offset(prefixes[:, -1], x)
@@ -284,7 +284,7 @@ class Dictionary(nn.Module):
         able = isinstance(self.encoder, LinearEncoder) and hasattr(self.activation, "reach")
         if not (self.training and able and len(read)):
             return None
-        dtype = self._product_dtype(read)
+        dtype = self.product_dtype(read)
         low, scorer = read.detach().to(dtype), self.encoder.scorer(dtype)
         reach = self.activation.reach(0.0 if dtype == read.dtype else _ROUNDING).to(read.device)
         some = scorer(low[:: -(-len(low) // _SAMPLE_ROWS)])
@@ -296,7 +296,8 @@ class Dictionary(nn.Module):
         picked = self.encoder.at(read, support, known, low)
         return _Few(SparseCode(support, self.activation.at(picked, support.latent)), picked)
 
-    def _product_dtype(self, like: Tensor) -> torch.dtype:
+    def product_dtype(self, like: Float[Tensor, "*shape"]) -> torch.dtype:
+        """What products with tensors like this one are taken in."""
         # Training does not notice bfloat16; what is measured after it is exact.
         if not self.training or like.dtype != torch.float32:
             return like.dtype
@@ -330,7 +331,7 @@ class Dictionary(nn.Module):
         counts = torch.bincount(bag, minlength=support.rows * groups)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         bags = Support(offsets, support.latent[order], support.n_latents)
-        written = write(code.value[order], W_dec, bags, dtype=self._product_dtype(W_dec))
+        written = write(code.value[order], W_dec, bags, dtype=self.product_dtype(W_dec))
         return written.view(support.rows, groups, W_dec.shape[1]).cumsum(1)
 
     def _offset(self, y: Tensor, x: Tensor) -> Tensor:

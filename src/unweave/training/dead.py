@@ -11,7 +11,9 @@ from torch import Tensor
 
 from unweave.dictionaries.code import SparseCode
 from unweave.dictionaries.dictionary import Dictionary
-from unweave.dictionaries.kernels.ragged import write
+from unweave.dictionaries.encoder.linear import linear_scorer
+from unweave.dictionaries.kernels.fit import fit
+from unweave.dictionaries.kernels.ragged import pick, write
 from unweave.dictionaries.shares import batch_spread, shares
 
 
@@ -83,14 +85,29 @@ def auxk_loss(
     """
     which = dead.nonzero()[:, 0]
     read = (x - dictionary.b_dec.detach() if dictionary.spec.pre_bias else x).detach()
-    W_enc, b_enc = dictionary.W_enc[which], dictionary.b_enc[which]
+    missing = missing.detach()
+    W_enc, W_dec = (_rows_of(matrix, which) for matrix in (dictionary.W_enc, dictionary.W_dec))
+    b_enc = dictionary.b_enc[which]
+    if dictionary.spec.decoder == "normalised":
+        W_dec = torch.nn.functional.normalize(W_dec, dim=1)
     k = min(k or max(1, dictionary.spec.d_out // 2), shares().dead(dead).total)
-    pre = torch.relu(read @ W_enc.T + b_enc)
-    support = shares().of_rows(lambda tile: tile, pre.detach(), len(which), k).support
-    value = pre[support.row, support.latent]
-    written = shares().add_up(write(value, dictionary.decoder()[which], support))
-    error = (written - missing.detach()).square().sum(1).mean()
+    dtype = dictionary.product_dtype(read)
+    low, scorer = read.to(dtype), linear_scorer(W_enc, b_enc, dtype)
+    support, score = shares().of_rows(scorer, low, len(which), k)
+    value = torch.relu(pick(score, read, W_enc, b_enc, support, low))
+    if dictionary.whole:
+        error, _ = fit(
+            value, W_dec, missing.new_zeros(missing.shape[1]), missing, support, dtype=dtype
+        )
+    else:
+        written = shares().add_up(write(value, W_dec, support, dtype=dtype))
+        error = (written - missing).square().sum(1).mean()
     return error / batch_spread(missing).clamp_min(1e-12)
+
+
+def _rows_of(matrix: Tensor, which: Tensor) -> Tensor:
+    """Some rows, whose gradient is added to theirs without a matrix of zeros around it."""
+    return torch.nn.functional.embedding(which, matrix, sparse=True)
 
 
 @torch.no_grad()
