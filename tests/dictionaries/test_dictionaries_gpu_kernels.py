@@ -8,8 +8,15 @@ from types import ModuleType
 import pytest
 import torch
 
+from unweave.dictionaries.activation.batchtopk import BatchTopK
+from unweave.dictionaries.activation.topk import TopK
 from unweave.dictionaries.code import Support
+from unweave.dictionaries.dictionary import Dictionary
+from unweave.dictionaries.dictionary_spec import autoencoder
 from unweave.dictionaries.kernels.select import Selection
+from unweave.training.batches import ArraySource
+from unweave.training.trainee import Trainee, TraineeSettings
+from unweave.training.trainer import train
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS, D, N = 37, 40, 72  # no multiple of any tile: edges everywhere
@@ -163,8 +170,8 @@ def test_an_update_is_that_of_torch_and_keeps_rows_at_length_one(kernels: Kernel
         theirs.grad = exact * factor.double()
         optimizer.step()
         theirs.data /= theirs.data.norm(dim=1, keepdim=True)
-        at = update.AdamStep(1e-2, (0.9, 0.999), 1e-8, step)
-        update.adam_rows_(mine, gradient, *moments, factor, at, unit=True, copy=copy)
+        at = update.AdamStep(1e-2, (0.9, 0.999), 1e-8, step, float(factor))
+        update.adam_rows_(mine, gradient, *moments, at, unit=True, copy=copy)
     torch.testing.assert_close(mine.double(), theirs.detach(), atol=1e-5, rtol=0)
     torch.testing.assert_close(copy.float(), mine, atol=1e-2, rtol=0)
     assert (mine - W).abs().max() > 1e-2  # it did move
@@ -180,6 +187,42 @@ def test_free_rows_keep_what_lengthens_them(kernels: Kernels) -> None:
     theirs.grad = gradient.clone()
     torch.optim.Adam([theirs], lr=1e-2).step()
     at = update.AdamStep(1e-2, (0.9, 0.999), 1e-8, 1)
-    one = torch.ones((), device=DEVICE)
-    update.adam_rows_(mine, gradient, W * 0, W * 0, one, at, unit=False)
+    update.adam_rows_(mine, gradient, W * 0, W * 0, at, unit=False)
     torch.testing.assert_close(mine, theirs.detach(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("activation", [TopK(k=3), BatchTopK(k=3)])
+def test_training_goes_through_the_kernels(
+    kernels: Kernels, activation: TopK | BatchTopK, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps by Triton and by torch alone; both multiply in bfloat16, and end up close."""
+    calls: list[str] = []
+    for name, of in (("choose", ("largest", "largest_of_batch")), ("update", ("adam_rows_",))):
+        for made in of:
+            known = getattr(kernels[name], made)
+            monkeypatch.setattr(
+                kernels[name], made, lambda *a, f=known, n=made, **k: calls.append(n) or f(*a, **k)
+            )
+
+    def trained() -> dict[str, torch.Tensor]:
+        spec = autoencoder("s", D, n_latents=N, activation=activation)
+        source = ArraySource({"s": draw(48, D, seed=9)}, batch=24, steps=2, seed=1)
+        dictionary = Dictionary(spec)
+        trainee = Trainee({"x": dictionary}, TraineeSettings(), steps=2, batch=24, device=DEVICE)
+        train([trainee], source)
+        return trainee.state()
+
+    monkeypatch.setattr("unweave.dictionaries.dictionary.product_dtype", lambda: torch.bfloat16)
+    by_triton = trained()
+    assert {"adam_rows_"} < set(calls)
+    monkeypatch.setattr("unweave.dictionaries.kernels.gpu.calls.able", lambda *_: False)
+    monkeypatch.setattr("unweave.training.update.gpu.able", lambda *_: False)
+    monkeypatch.setattr("unweave.dictionaries.kernels.native.calls.able", lambda *_: False)
+    before = len(calls)
+    by_torch = trained()
+    assert len(calls) == before
+    for name, found in by_triton.items():
+        gap = (found.double() - by_torch[name].double()).norm() / by_torch[name].double().norm()
+        # torch rounds scores to bfloat16, so that a row now and then chooses another latent
+        weight = name in ("part.x.W_dec", "part.x.encoder.W_enc")
+        assert not gap > (0.01 if weight else 0.2), name

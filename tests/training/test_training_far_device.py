@@ -138,7 +138,9 @@ def test_a_run_is_the_same_on_every_device(name: str) -> None:
         assert line.pop("trainee") == far_line.pop("trainee")
         assert line == pytest.approx(far_line, rel=1e-2, abs=1e-3)
     for key, weight in here.modules.state_dict().items():
-        torch.testing.assert_close(weights[key], weight, rtol=1e-2, atol=2e-3)
+        # As a whole: where a gradient is next to nothing, Adam makes a step of its rounding.
+        gap = (weights[key].double() - weight.double()).norm()
+        assert gap <= 0.01 * weight.double().norm() + 1e-3, key
 
 
 @pytest.mark.parametrize("decoder", ["random", "uniform", "data", "subspace", "clusters", "atoms"])

@@ -2,8 +2,9 @@
 
 What would only lengthen a unit row is left out of its gradient, so that it is kept out of Adam's
 memory too, and rows are brought back to unit norm after the step (Bricken et al. 2023). Large
-matrices go through one compiled pass each where that is to be had, everything else through torch's
-fused Adam; both keep their moments in the optimiser's state under Adam's names.
+matrices go through one compiled pass each where that is to be had (C on the processor, Triton on a
+GPU), everything else through torch's fused Adam; all keep their moments in the optimiser's state
+under Adam's names.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unweave.dictionaries.dictionary import Dictionary
+from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.native import calls as native
 
 
@@ -20,6 +22,7 @@ class _Matrix(NamedTuple):
     weight: nn.Parameter
     grad: Tensor
     along: Tensor | None
+    unit: bool
 
 
 @torch.no_grad()
@@ -38,24 +41,32 @@ def update_(
     dictionaries = [d for d in modules.values() if isinstance(d, Dictionary)]
     unit = {id(d.W_dec) for d in dictionaries if d.spec.decoder == "unit"}
     matrices: list[_Matrix] = []
-    squares: dict[str, float] = {}
+    squares: dict[str, float | Tensor] = {}
     others: list[Tensor] = []
     for name, parameter in modules.named_parameters():
         grad = parameter.grad
         if grad is None:
             continue
+        is_unit = id(parameter) in unit
+        if parameter.dim() == 2 and gpu.able(parameter, grad):
+            matrices.append(_Matrix(parameter, grad, None, is_unit))
+            if limit is not None:
+                squares[name] = gpu.squares(parameter, grad, unit=is_unit)
+            continue
         if parameter.dim() == 2 and native.able(parameter, grad):
-            found = native.squares(parameter, grad, unit=id(parameter) in unit)
-            matrices.append(_Matrix(parameter, grad, found.along))
+            found = native.squares(parameter, grad, unit=is_unit)
+            matrices.append(_Matrix(parameter, grad, found.along, is_unit))
             squares[name] = found.square
             continue
-        if id(parameter) in unit:
+        if is_unit:
             grad.addcmul_(parameter, torch.linalg.vecdot(grad, parameter)[:, None], value=-1)
         others.append(grad)
         if limit is not None:
             wide = torch.promote_types(grad.dtype, torch.float32)
-            squares[name] = float(torch.linalg.vector_norm(grad, dtype=wide)) ** 2
-    factor = 1.0 if limit is None else min(1.0, limit / max(in_all(squares), 1e-30) ** 0.5)
+            squares[name] = torch.linalg.vector_norm(grad, dtype=wide).double().square()
+    factor = 1.0
+    if limit is not None:
+        factor = min(1.0, limit / max(in_all(_numbers(squares)), 1e-30) ** 0.5)
     if factor != 1.0 and others:
         torch._foreach_mul_(others, factor)
     for matrix in matrices:
@@ -64,6 +75,16 @@ def update_(
     optimizer.step()
     done = {id(matrix.weight) for matrix in matrices}
     _unit_again(dictionaries, done)
+
+
+def _numbers(squares: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """All as numbers; a device is waited for once."""
+    waiting = {name: value for name, value in squares.items() if isinstance(value, Tensor)}
+    known: dict[str, float] = {}
+    if waiting:
+        together = torch.stack([value.double() for value in waiting.values()])
+        known = dict(zip(waiting, together.tolist(), strict=True))
+    return {name: float(known.get(name, value)) for name, value in squares.items()}
 
 
 def _unit_again(dictionaries: Sequence[Dictionary], done: set[int]) -> None:
@@ -78,9 +99,23 @@ def _step_matrix(matrix: _Matrix, optimizer: torch.optim.Adam, factor: float) ->
         state["step"] = torch.zeros(())
         state["exp_avg"] = torch.zeros_like(matrix.weight)
         state["exp_avg_sq"] = torch.zeros_like(matrix.weight)
-    state["step"] += 1
+    state["step"] = state["step"].cpu() + 1  # counted here: nobody is to wait for a device
     group = optimizer.param_groups[0]
+    moments = (state["exp_avg"], state["exp_avg_sq"])
     (beta1, beta2), steps = group["betas"], float(state["step"])
+    if gpu.able(matrix.weight, matrix.grad):
+        gpu.adam(
+            matrix.weight,
+            matrix.grad,
+            moments,
+            lr=group["lr"],
+            betas=(beta1, beta2),
+            eps=group["eps"],
+            step=int(steps),
+            factor=factor,
+            unit=matrix.unit,
+        )
+        return
     step = native.Step(
         rate=group["lr"],
         beta1=beta1,
@@ -90,5 +125,4 @@ def _step_matrix(matrix: _Matrix, optimizer: torch.optim.Adam, factor: float) ->
         correction2=1 - beta2**steps,
         factor=factor,
     )
-    moments = (state["exp_avg"], state["exp_avg_sq"])
     native.adam(matrix.weight, matrix.grad, *moments, matrix.along, step)

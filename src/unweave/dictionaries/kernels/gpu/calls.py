@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "able",
     "above",
+    "adam",
     "bags",
     "elsewhere",
     "inner",
@@ -25,6 +26,7 @@ __all__ = [
     "largest_of_batch",
     "largest_products",
     "product_dtype",
+    "squares",
     "totals",
 ]
 
@@ -92,6 +94,34 @@ def totals(
 ) -> Float[Tensor, " bags"]:
     """Sum of each bag's weights, from `bounds[b]` to `bounds[b + 1]`; no atomics either."""
     return torch.segment_reduce(weight, "sum", offsets=bounds)
+
+
+def squares(
+    matrix: Float[Tensor, "rows d"], gradient: Float[Tensor, "rows d"], *, unit: bool
+) -> Float[Tensor, ""]:
+    """Squared length of a matrix's gradient; with `unit`, less what would only lengthen rows."""
+    from unweave.dictionaries.kernels.gpu.update import row_squares
+
+    return row_squares(gradient, matrix if unit else None).sum()
+
+
+def adam(
+    matrix: Float[Tensor, "rows d"],
+    gradient: Float[Tensor, "rows d"],
+    moments: tuple[Float[Tensor, "rows d"], Float[Tensor, "rows d"]],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    step: int,
+    factor: float,
+    unit: bool,
+) -> None:
+    """One step of Adam on a matrix in place, its gradient times `factor`, its rows kept `unit`."""
+    from unweave.dictionaries.kernels.gpu.update import AdamStep, adam_rows_
+
+    at = AdamStep(lr, betas, eps, step, factor)
+    adam_rows_(matrix, gradient, *moments, at, unit=unit)
 
 
 def largest_products(

@@ -1,7 +1,7 @@
 """One pass of the optimiser over a matrix: projection, clipping, Adam, unit rows, bfloat16 copy.
 
 Done one after the other, these read and write a matrix and its moments some ten times; here each
-row is read once and written once. The factor of the clipping stays on the GPU: nobody waits for it.
+row is read once and written once.
 """
 
 from typing import NamedTuple, no_type_check
@@ -26,6 +26,8 @@ class AdamStep(NamedTuple):
     """Added to the root of the second moment."""
     step: int
     """Number of this step, from one on."""
+    factor: float = 1.0
+    """What the gradient is multiplied by first."""
 
 
 def row_squares(
@@ -49,7 +51,6 @@ def adam_rows_(
     gradient: Float[Tensor, "rows d"],
     exp_avg: Float[Tensor, "rows d"],
     exp_avg_sq: Float[Tensor, "rows d"],
-    factor: Float[Tensor, ""],
     at: AdamStep,
     *,
     unit: bool,
@@ -57,9 +58,8 @@ def adam_rows_(
 ) -> None:
     """One step of Adam on contiguous rows, in place; the gradient is read only.
 
-    `factor` multiplies the gradient. With `unit`, rows have length one: what would only lengthen
-    them is taken out of the gradient, and they are brought back to length one. `copy` is filled
-    with the new rows in its own format.
+    With `unit`, rows have length one: what would only lengthen them is taken out of the gradient,
+    and they are brought back to length one. `copy` is filled with the new rows in its own format.
     """
     first, second = at.betas
     if not len(matrix):
@@ -67,10 +67,10 @@ def adam_rows_(
     with on_device_of(matrix):
         _adam[(len(matrix),)](
             matrix, gradient.contiguous(), exp_avg, exp_avg_sq, matrix if copy is None else copy,
-            factor, at.lr / (1 - first**at.step), 1 / (1 - second**at.step) ** 0.5,
+            at.factor, at.lr / (1 - first**at.step), 1 / (1 - second**at.step) ** 0.5,
             1 - first, second, 1 - second, at.eps, matrix.shape[1],
             WIDTH=triton.next_power_of_2(matrix.shape[1]), UNIT=unit, COPY=copy is not None,
-            num_warps=4,
+            num_warps=4 if matrix.shape[1] <= 2048 else 8,
         )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def _adam(
     g = tl.load(gradient + at, mask=inside, other=0.0).to(tl.float32)
     if UNIT:
         g -= tl.sum(g * w, axis=0) * w
-    g *= tl.load(factor)
+    g *= factor
     m = tl.load(exp_avg + at, mask=inside, other=0.0)
     v = tl.load(exp_avg_sq + at, mask=inside, other=0.0)
     m += (g - m) * fresh
