@@ -195,7 +195,7 @@ def test_free_rows_keep_what_lengthens_them(kernels: Kernels) -> None:
 def test_training_goes_through_the_kernels(
     kernels: Kernels, activation: TopK | BatchTopK, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps by Triton and by torch alone; both multiply in bfloat16, and end up close."""
+    """Two steps by Triton and by torch alone, of bfloat16 factors, end up close."""
     calls: list[str] = []
     for name, of in (("choose", ("largest", "largest_of_batch")), ("update", ("adam_rows_",))):
         for made in of:
@@ -218,11 +218,12 @@ def test_training_goes_through_the_kernels(
     monkeypatch.setattr("unweave.dictionaries.kernels.gpu.calls.able", lambda *_: False)
     monkeypatch.setattr("unweave.training.update.gpu.able", lambda *_: False)
     monkeypatch.setattr("unweave.dictionaries.kernels.native.calls.able", lambda *_: False)
+    # As tensor cores do: products of bfloat16, sums in float32, or rows would choose otherwise.
+    exact = lambda scorer, tile: tile.float() @ scorer.W.float().T + scorer.bias  # noqa: E731
+    monkeypatch.setattr("unweave.dictionaries.encoder.linear.LinearScorer.__call__", exact)
     before = len(calls)
     by_torch = trained()
     assert len(calls) == before
     for name, found in by_triton.items():
         gap = (found.double() - by_torch[name].double()).norm() / by_torch[name].double().norm()
-        # torch rounds scores to bfloat16, so that a row now and then chooses another latent
-        weight = name in ("part.x.W_dec", "part.x.encoder.W_enc")
-        assert not gap > (0.01 if weight else 0.2), name
+        assert not gap > 0.03, name
