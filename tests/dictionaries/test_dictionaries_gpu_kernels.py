@@ -1,8 +1,12 @@
 """The Triton kernels against torch in float64; on a GPU, else on Triton's interpreter."""
 
 import importlib
+import json
 import os
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -227,3 +231,20 @@ def test_training_goes_through_the_kernels(
     for name, found in by_triton.items():
         gap = (found.double() - by_torch[name].double()).norm() / by_torch[name].double().norm()
         assert not gap > 0.03, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("capability", "room"), [(90, 232_448), (86, 101_376)])
+def test_kernels_compile_for_a_gpu_and_fit_into_it(capability: int, room: int, tmp_path) -> None:
+    """For an H100, and for a card with little shared memory; none of them has to be here."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    script = Path(__file__).with_name("gpu_compiled.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(capability)],
+        capture_output=True, text=True, timeout=300, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {one["kernel"] for one in found if one["tensor_cores"]} == {"_maxima", "_members"}
+    assert all(one["shared"] <= room for one in found)
