@@ -77,6 +77,8 @@ def run(part: str, name: str, asked: argparse.Namespace, console: Console) -> di
 
         def say(word: str) -> None:
             status.update(f"{part}, {name}: {word}")
+            if not console.is_terminal:
+                print(f"{part}, {name}: {word}", file=sys.stderr, flush=True)
 
         if part == "quality":
             return quality.race(workload, data, asked.environments, say)

@@ -88,7 +88,7 @@ class Channel:
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # whatever a peer prints goes to the log
-        self._allowed, self._began, self._since = 0, False, (0.0, 0.0)
+        self._allowed, self._owed, self._since = 0, False, (0.0, 0.0)
         self._cpu: list[float] = []
         self._wall: list[float] = []
         self.serve = lambda command: {}
@@ -108,22 +108,29 @@ class Channel:
 
     def wait(self) -> None:
         """Return when a step is to be made."""
-        if self._allowed == 0 and self._began:
-            self.report()
-        while self._allowed == 0:
+        if self._allowed == 0:
+            self._listen()
+        self._allowed -= 1
+
+    def finish(self) -> None:
+        """The run is over: answer what is still asked, until the end."""
+        self._allowed = 0
+        while True:
+            self._listen()
+
+    def _listen(self) -> None:
+        """Answer the last command for steps, then others, until there is one for steps again."""
+        if self._owed:
+            self.say(cpu=self._cpu, wall=self._wall)
+            self._cpu, self._wall, self._owed = [], [], False
+        while not self._owed:
             command = json.loads(sys.stdin.readline() or '{"do": "end"}')
             if command["do"] == "end":
                 os._exit(0)
             if command["do"] == "steps":
-                self._allowed, self._began = command["n"], True
+                self._allowed, self._owed = command["n"], True
             else:
                 self.say(**self.serve(command["do"]))
-        self._allowed -= 1
-
-    def report(self) -> None:
-        """Answer the last command for steps."""
-        self.say(cpu=self._cpu, wall=self._wall)
-        self._cpu, self._wall = [], []
 
 
 def main() -> None:
@@ -145,9 +152,7 @@ def main() -> None:
     channel.start()
     contestant.fit()
     channel.stop()
-    channel.report()
-    channel._allowed = channel._began = False
-    channel.wait()
+    channel.finish()
 
 
 def _score(contestant, data: Batches, task: Task) -> dict:

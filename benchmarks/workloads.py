@@ -73,7 +73,7 @@ class Quality(NamedTuple):
     """Number of latents."""
     batch: int = 1024
     """Vectors in a batch."""
-    checkpoints: int = 20
+    checkpoints: int = 16
     """How often the held-out vectors are looked at, the clock standing still."""
 
     def task(self) -> Task:
@@ -81,7 +81,7 @@ class Quality(NamedTuple):
         return Task("topk", self.latents, self.steps, width=WIDTH)
 
 
-QUALITY = {"planted": Quality("planted", 600), "real": Quality("real", 600)}
+QUALITY = {"planted": Quality("planted", 400), "real": Quality("real", 400)}
 MEMORY = {
     "topk-4608": Workload(
         "topk", 4608, ("unweave", "sparsify", "saelens", "dictionary_learning", "plain")

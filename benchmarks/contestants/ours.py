@@ -38,7 +38,13 @@ def unweave(data: Data, task: Task, *, float32: bool = False) -> Contestant:
         train([trainee], source, settings=TrainSettings(log_every=10**9))
 
     def apply(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # In the middle of a run k is larger still: what is judged has the k that it will end with.
+        k = getattr(dictionary.activation, "k", None)
+        if k is not None:
+            dictionary.activation.k = task.k
         code = dictionary.encode(x)
+        if k is not None:
+            dictionary.activation.k = k
         return dictionary.decode(code), code.fired()
 
     return Contestant(fit, apply, dictionary.directions)
