@@ -302,7 +302,7 @@ class Dictionary(nn.Module):
         if not self.training or like.dtype != torch.float32:
             return like.dtype
         here = like.device.type == "cpu"
-        return product_dtype() if here else gpu.product_dtype(like.device)
+        return product_dtype() if here else gpu.number_format(like.device)
 
     def _code_of(self, read: Tensor) -> SparseCode:
         if self.spec.sparse:

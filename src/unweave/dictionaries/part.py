@@ -57,7 +57,7 @@ class Part(nn.Module):
         rows = (x.reshape(-1, x.shape[-1]) * self.spec.input_scale).contiguous()
         able = self.training and rows.dtype == torch.float32
         here = rows.device.type == "cpu"
-        fast = product_dtype() if here else gpu.product_dtype(rows.device)
+        fast = product_dtype() if here else gpu.number_format(rows.device)
         dtype = fast if able else rows.dtype
         total, latent, value = SparsePart.apply(
             rows, self.W_enc, self.b_enc, self.W_dec, self.spec.k, self.spec.heads, dtype

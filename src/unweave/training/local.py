@@ -73,7 +73,7 @@ class LocalTrainer:
         with torch.no_grad():
             x, y = x * spec.input_scale, y * spec.output_scale
             here = x.device.type == "cpu"
-            fast = product_dtype() if here else gpu.product_dtype(x.device)
+            fast = product_dtype() if here else gpu.number_format(x.device)
             dtype = fast if x.dtype == torch.float32 else x.dtype
             code = select_topk(x, part.W_enc, part.b_enc, spec.k, heads=spec.heads, dtype=dtype)
             error = decode(code, part.W_dec).add_(part.b_dec).sub_(y)

@@ -25,7 +25,7 @@ __all__ = [
     "largest",
     "largest_of_batch",
     "largest_products",
-    "product_dtype",
+    "number_format",
     "squares",
     "totals",
 ]
@@ -44,7 +44,7 @@ class Linear(Protocol):
     """[latents], in float32."""
 
 
-def product_dtype(device: torch.device) -> torch.dtype:
+def number_format(device: torch.device) -> torch.dtype:
     """Number format of the encoder's product on a device: bfloat16 where its tensor cores read it.
 
     See `kernels.sparse.product_dtype` for the processor.
