@@ -10,6 +10,7 @@ from unweave.dictionaries.code import Support
 from unweave.dictionaries.kernels.fit import fit
 from unweave.dictionaries.kernels.native import building, calls
 from unweave.dictionaries.kernels.ragged import over_rows, write
+from unweave.dictionaries.kernels.rounding import rounded, to_keep
 
 needs_compiler = pytest.mark.skipif(building.library() is None, reason="no C compiler here")
 DTYPES = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
@@ -163,3 +164,21 @@ def test_a_compiler_that_is_missing_or_fails_is_no_error(compiler, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert not [*tmp_path.rglob("*.so")]
+
+
+@needs_compiler
+def test_a_rounded_matrix_is_kept_until_the_matrix_changes():
+    matrix = torch.nn.Parameter(drawn(20, 40))
+    first = rounded(matrix, torch.bfloat16)
+    assert rounded(matrix, torch.bfloat16) is first
+    with torch.no_grad():
+        matrix[3] += 1
+    assert to_keep(matrix) is None
+    assert torch.equal(rounded(matrix, torch.bfloat16), matrix.detach().bfloat16())
+    gradient, mean, spread = drawn(20, 40, seed=1), torch.zeros(20, 40), torch.zeros(20, 40)
+    step = calls.Step(0.1, 0.9, 0.999, 1e-8, 0.1, 0.001, 1.0)
+    calls.adam(matrix, gradient, mean, spread, None, step, to_keep(matrix))
+    kept = rounded(matrix, torch.bfloat16)
+    assert torch.equal(kept, matrix.detach().bfloat16()), "the update wrote both"
+    matrix.data = drawn(20, 40, seed=2)
+    assert torch.equal(rounded(matrix, torch.bfloat16), matrix.detach().bfloat16())

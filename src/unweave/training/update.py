@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.native import calls as native
+from unweave.dictionaries.kernels.rounding import to_keep
 
 
 class _Matrix(NamedTuple):
@@ -125,4 +126,5 @@ def _step_matrix(matrix: _Matrix, optimizer: torch.optim.Adam, factor: float) ->
         correction2=1 - beta2**steps,
         factor=factor,
     )
-    native.adam(matrix.weight, matrix.grad, *moments, matrix.along, step)
+    kept = to_keep(matrix.weight)
+    native.adam(matrix.weight, matrix.grad, *moments, matrix.along, step, kept)

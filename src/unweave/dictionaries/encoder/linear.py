@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unweave.dictionaries.activation.settings import Chosen
 from unweave.dictionaries.code import Support
 from unweave.dictionaries.kernels.ragged import pick
+from unweave.dictionaries.kernels.rounding import rounded
 from unweave.dictionaries.kernels.select import Scorer
 
 
@@ -66,4 +67,4 @@ class LinearScorer:
 
 def linear_scorer(W_enc: Tensor, b_enc: Tensor, dtype: torch.dtype) -> LinearScorer:
     """`W_enc x + b_enc` for a tile of rows, in `dtype`; the weights are cast once."""
-    return LinearScorer(W_enc.detach().to(dtype), b_enc.detach())
+    return LinearScorer(rounded(W_enc, dtype).detach().to(dtype), b_enc.detach())

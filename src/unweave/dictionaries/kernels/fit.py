@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unweave.dictionaries.code import Support
 from unweave.dictionaries.kernels.native import calls as native
-from unweave.dictionaries.kernels.ragged import over_rows, rounded, write
+from unweave.dictionaries.kernels.ragged import over_rows, write
+from unweave.dictionaries.kernels.rounding import rounded
 
 
 def fit(
@@ -41,16 +42,15 @@ class _Fit(torch.autograd.Function):
         code = (support.latent, value, support.offsets)
         rows = max(1, len(target))
         found = native.fit(matrix, *code, b_dec, target, 2 / rows)
-        ctx.save_for_backward(value, found.error, found.to_value)
+        ctx.save_for_backward(value, found.error, found.to_value, found.to_bias.sum(0))
         ctx.support = support
         ctx.mark_non_differentiable(found.y)
         return (found.square.sum() / rows).float(), found.y
 
     @staticmethod
     def backward(ctx, g, _):  # type: ignore[no-untyped-def]
-        value, error, to_value = ctx.saved_tensors
+        value, error, to_value, to_b_dec = ctx.saved_tensors
         if g != 1:
-            error, to_value = error * g.to(error.dtype), to_value * g
+            error, to_value, to_b_dec = error * g.to(error.dtype), to_value * g, to_b_dec * g
         to_W_dec = over_rows(value, error, ctx.support) if ctx.needs_input_grad[1] else None
-        to_b_dec = error.sum(0, dtype=torch.float32) if ctx.needs_input_grad[2] else None
         return to_value, to_W_dec, to_b_dec, None, None, None

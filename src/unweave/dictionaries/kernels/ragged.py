@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from unweave.dictionaries.code import Support
 from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.native import calls as native
+from unweave.dictionaries.kernels.rounding import rounded
 
 with warnings.catch_warnings():
     # torch says once per process that CSR tensors are young; said here, it is not said to users.
@@ -108,13 +109,6 @@ def total(weight: Float[Tensor, " active"], support: Support) -> Float[Tensor, "
     if gpu.elsewhere(weight):
         return gpu.totals(weight[support.by_latent.order], support.by_latent.bounds)
     return weight.new_zeros(support.n_latents).index_add_(0, support.latent, weight)
-
-
-def rounded(matrix: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
-    """The matrix in bfloat16, where that is asked for and the kernels can read it."""
-    if dtype != torch.bfloat16 or matrix.dtype != torch.float32:
-        return matrix
-    return matrix.to(dtype) if native.able(matrix) or gpu.able(matrix) else matrix
 
 
 class _Write(torch.autograd.Function):

@@ -19,6 +19,9 @@
 /* Columns of a band at most. */
 enum { BAND = 192 };
 
+/* Rows whose errors are summed up in one go, whoever works on which. */
+enum { ROWS_SUMMED = 256 };
+
 typedef float Sixteen __attribute__((vector_size(64)));
 
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -26,12 +29,13 @@ static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 /* Adds the bias to a band of y; the scaled distances; their squares' sum. */
 #define MISSED(NAME, ELEMENT, NARROW)                                                              \
     static inline float NAME(missed)(float *y, const float *bias, const float *target,             \
-                                     int64_t columns, float scale, ELEMENT *error) {               \
+                                     int64_t columns, float scale, ELEMENT *error, float *sums) {  \
         float lane[BAND] = {0}, sum = 0;                                                           \
         for (int i = 0; i < columns; i++) {                                                        \
             y[i] += bias[i];                                                                       \
             const float distance = y[i] - target[i];                                               \
             error[i] = NARROW(scale * distance);                                                   \
+            sums[i] += scale * distance;                                                           \
             lane[i] = distance * distance;                                                         \
         }                                                                                          \
         for (int i = 0; i < BAND; i += 16)                                                         \

@@ -13,6 +13,7 @@ from unweave.dictionaries.kernels.native.threads import share_out
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _KEYS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 _I = ctypes.c_int64
+_ROWS_SUMMED = 256  # as in bags.c
 
 
 def able(*tensors: Tensor) -> bool:
@@ -195,6 +196,8 @@ class Fitted(NamedTuple):
     """The error's product with each entry's row."""
     square: Float[Tensor, " rows"]
     """`|y - target|^2`."""
+    to_bias: Float[Tensor, "groups d"]
+    """The error summed over every `_ROWS_SUMMED` rows."""
 
 
 def fit(
@@ -212,6 +215,7 @@ def fit(
         torch.empty(target.shape, dtype=matrix.dtype),
         torch.empty_like(value),
         torch.empty(len(target), dtype=torch.float64),
+        torch.empty(-(-len(target) // _ROWS_SUMMED), target.shape[1]),
     )
     call = _function("fit", matrix)
     code = (_at(latent), _at(value), _at(offsets))
@@ -221,7 +225,7 @@ def fit(
         bounds = (_I(first), _I(last))
         call(_at(matrix), _I(matrix.shape[1]), *code, *bounds, *compared, *map(_at, found))
 
-    share_out(work, len(target), offsets)
+    share_out(work, len(target), offsets, together=_ROWS_SUMMED)
     return found
 
 
@@ -273,15 +277,20 @@ def adam(
     spread: Float[Tensor, "rows d"],
     along: Float[Tensor, " rows"] | None,
     step: Step,
+    rounded: Float[Tensor, "rows d"] | None = None,
 ) -> None:
-    """Update `weight`, `mean` and `spread` in place; with `along`, rows stay at unit norm."""
+    """Update `weight`, `mean` and `spread` in place; with `along`, rows stay at unit norm.
+
+    `rounded` gets the new weights in bfloat16.
+    """
     call = _function("adam")
     settings = (ctypes.c_float * len(step))(*step)
 
     def work(first: int, last: int) -> None:
         matrices = (_at(weight), _at(gradient), _at(mean), _at(spread))
         bounds = (_I(weight.shape[1]), _I(first), _I(last))
-        call(*matrices, *bounds, None if along is None else _at(along), settings)
+        optional = [None if tensor is None else _at(tensor) for tensor in (along, rounded)]
+        call(*matrices, *bounds, optional[0], settings, optional[1])
 
     share_out(work, len(weight))
 

@@ -27,11 +27,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def share_out(
-    work: Callable[[int, int], object], count: int, ends: Int[Tensor, " ends"] | None = None
+    work: Callable[[int, int], object],
+    count: int,
+    ends: Int[Tensor, " ends"] | None = None,
+    *,
+    together: int = 1,
 ) -> None:
     """Do `work(first, last)` for ranges that make up `range(count)`.
 
-    `ends[i]` tells how much work has been done before item i, where items are not all alike.
+    `ends[i]` tells how much work has been done before item i, where items are not all alike; a
+    range begins at a multiple of `together`.
     """
     threads = torch.get_num_threads()
     if threads == 1 or count < _WORTH_SHARING:
@@ -42,6 +47,7 @@ def share_out(
     else:
         wanted = torch.linspace(0, float(ends[-1]), threads + 1)[1:-1]
         cuts = [0, *torch.searchsorted(ends, wanted.long()).clamp_max(count).tolist(), count]
+    cuts = [cut if cut == count else cut // together * together for cut in cuts]
     ranges = list(itertools.pairwise(cuts))
     others = [_pool().submit(work, *place) for place in ranges[1:] if place[0] < place[1]]
     work(*ranges[0])

@@ -7,6 +7,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "scores.h"
+
 static inline float dot(const float *a, const float *b, int64_t width) {
     float lane[64] = {0}, sum = 0;
     const int64_t whole = width / 64 * 64;
@@ -38,9 +40,10 @@ typedef struct {
 } Step;
 
 /* `along` is null where rows are not kept at unit norm; `factor` clips the gradient; `correction`
-   is one minus beta to the number of steps. */
+   is one minus beta to the number of steps; `rounded`, if not null, gets the new weights in
+   bfloat16, since the next step begins with those. */
 void adam(float *weight, const float *gradient, float *mean, float *spread, int64_t width,
-          int64_t first, int64_t last, const float *along, const Step *step) {
+          int64_t first, int64_t last, const float *along, const Step *step, uint16_t *rounded) {
     const float rate = step->rate / step->correction1, root = 1 / sqrtf(step->correction2);
     const float keep1 = step->beta1, new1 = 1 - step->beta1, eps = step->eps;
     const float keep2 = step->beta2, new2 = 1 - step->beta2, factor = step->factor;
@@ -60,5 +63,7 @@ void adam(float *weight, const float *gradient, float *mean, float *spread, int6
             const float shorter = 1 / (length > 1e-12f ? length : 1e-12f);
             for (int64_t i = 0; i < width; i++) w[i] *= shorter;
         }
+        if (rounded)
+            for (int64_t i = 0; i < width; i++) rounded[row * width + i] = narrowed(w[i]);
     }
 }
