@@ -98,6 +98,8 @@ class FarDevice(TorchDispatchMode):
             if not isinstance(value, torch.Tensor) or isinstance(value, Far):
                 return value
             known = wrapped.get(id(value))
+            if away and value.is_sparse:  # rows of a gradient; wrapped they would pass for dense
+                return Far(value.to_dense())
             if away:  # what was written in place keeps its name
                 return Far(value) if known is None else known
             return value if known is None else value.clone()

@@ -104,6 +104,7 @@ def _step_matrix(matrix: _Matrix, optimizer: torch.optim.Adam, factor: float) ->
     group = optimizer.param_groups[0]
     moments = (state["exp_avg"], state["exp_avg_sq"])
     (beta1, beta2), steps = group["betas"], float(state["step"])
+    kept = to_keep(matrix.weight)
     if gpu.able(matrix.weight, matrix.grad):
         gpu.adam(
             matrix.weight,
@@ -115,6 +116,7 @@ def _step_matrix(matrix: _Matrix, optimizer: torch.optim.Adam, factor: float) ->
             step=int(steps),
             factor=factor,
             unit=matrix.unit,
+            copy=kept,
         )
         return
     step = native.Step(
@@ -126,5 +128,4 @@ def _step_matrix(matrix: _Matrix, optimizer: torch.optim.Adam, factor: float) ->
         correction2=1 - beta2**steps,
         factor=factor,
     )
-    kept = to_keep(matrix.weight)
     native.adam(matrix.weight, matrix.grad, *moments, matrix.along, step, kept)

@@ -28,8 +28,8 @@ def rounded(matrix: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor
     """
     if dtype != torch.bfloat16 or matrix.dtype != torch.float32:
         return matrix
-    if not native.able(matrix):
-        return matrix.to(dtype) if gpu.able(matrix) else matrix
+    if not (native.able(matrix) or gpu.able(matrix)):
+        return matrix
     kept = to_keep(matrix)
     if kept is None:
         kept = matrix.detach().to(dtype)

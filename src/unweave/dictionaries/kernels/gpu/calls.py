@@ -116,12 +116,16 @@ def adam(
     step: int,
     factor: float,
     unit: bool,
+    copy: Float[Tensor, "rows d"] | None = None,
 ) -> None:
-    """One step of Adam on a matrix in place, its gradient times `factor`, its rows kept `unit`."""
+    """One step of Adam on a matrix in place, its gradient times `factor`, its rows kept `unit`.
+
+    `copy` is filled with the new matrix in its own format.
+    """
     from unweave.dictionaries.kernels.gpu.update import AdamStep, adam_rows_
 
     at = AdamStep(lr, betas, eps, step, factor)
-    adam_rows_(matrix, gradient, *moments, at, unit=unit)
+    adam_rows_(matrix, gradient, *moments, at, unit=unit, copy=copy)
 
 
 def largest_products(
