@@ -9,6 +9,7 @@ same vectors and add up what their latents write. One column is data-parallel tr
 dictionary that is too wide for one device.
 """
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,10 +99,15 @@ def together(shards: int = 1) -> Iterator[Grid]:
         return
     device = _own_device()
     cuda = device.type == "cuda"
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
-    yield grid_of(world, shards, device)
-    # Not after an error: the others may be waiting, and end when they see this process gone.
-    dist.destroy_process_group()
+    if not dist.is_initialized():  # once and for all: a store cannot be met at twice
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        atexit.register(dist.destroy_process_group)
+    try:
+        yield grid_of(world, shards, device)
+    except BaseException:
+        # No farewell: the others may be waiting, and end when they see this process gone.
+        atexit.unregister(dist.destroy_process_group)
+        raise
 
 
 def grid_of(world: int, shards: int, device: torch.device) -> Grid:
