@@ -219,7 +219,8 @@ def test_training_goes_through_the_kernels(
     monkeypatch.setattr("unweave.dictionaries.dictionary.product_dtype", lambda: torch.bfloat16)
     by_triton, dictionary = trained()
     for matrix in (dictionary.W_dec, dictionary.W_enc):
-        assert torch.equal(to_keep(matrix), matrix.detach().bfloat16())
+        kept = to_keep(matrix)  # the interpreter cuts digits off where a GPU rounds
+        torch.testing.assert_close(kept.float(), matrix.detach(), rtol=2**-7, atol=1e-6)
     assert {"adam_rows_"} < set(calls)
     monkeypatch.setattr("unweave.dictionaries.kernels.gpu.calls.able", lambda *_: False)
     monkeypatch.setattr("unweave.training.update.gpu.able", lambda *_: False)
