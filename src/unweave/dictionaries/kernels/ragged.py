@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from unweave.dictionaries.code import Support
+from unweave.dictionaries.code import ByLatent, Support
 from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.native import calls as native
 from unweave.dictionaries.kernels.rounding import rounded
@@ -80,7 +80,13 @@ def over_rows(
     weight: Float[Tensor, " active"], rows: Float[Tensor, "rows d"], support: Support
 ) -> Float[Tensor, "latents d"]:
     """For each latent the sum of `rows` in which it is active, weighted: a matrix's gradient."""
-    at = support.by_latent
+    return bagged(weight, rows, support.by_latent)
+
+
+def bagged(
+    weight: Float[Tensor, " active"], rows: Float[Tensor, "rows d"], at: ByLatent
+) -> Float[Tensor, "latents d"]:
+    """`over_rows` for entries that have been put in order, whatever rows they name."""
     if gpu.able(rows, weight):
         return gpu.bags(rows, at.row, weight, at.bounds, at.order)
     if native.able(rows, weight):

@@ -2,21 +2,22 @@
 
 A dense dictionary costs ten `d * n` multiply-adds a vector for a training step. Only two of them,
 the encoder, need a matrix product: everything after the selection touches k of the n latents, and
-each step here is one ragged sum (`embedding_bag`) or one sampled product over those.
+each step here is one ragged sum or one sampled product over those (`kernels.ragged`).
 
 A latent may read the whole input (`heads = 1`) or one head's slice of it (`heads > 1`): the latents
 are then laid out head by head, and `W_enc` holds only the slice that each latent reads.
 """
 
-import warnings
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
+from unweave.dictionaries.code import Support
 from unweave.dictionaries.kernels.gpu import calls as gpu
+from unweave.dictionaries.kernels.native import calls as native
+from unweave.dictionaries.kernels.ragged import bagged, inner, over_latents, total
 
 TILE_ROWS = 512
 """Rows whose pre-activations exist at once: 512 x 4608 floats stay in the last-level cache."""
@@ -36,12 +37,6 @@ def product_dtype() -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
-with warnings.catch_warnings():
-    # torch says once per process that CSR tensors are young; said here, it is not said to users.
-    warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), size=(1, 1))
-
-
 class Code(NamedTuple):
     """The k selected latents of each row."""
 
@@ -49,6 +44,10 @@ class Code(NamedTuple):
     """Which latents were selected."""
     value: Float[Tensor, "rows k"]
     """Their activations, never negative; zero where fewer than k were positive."""
+
+    def support(self, n_latents: int) -> Support:
+        """Who was selected where, as ragged sums want it."""
+        return Support.from_topk(self.latent, n_latents)
 
 
 def select_topk(
@@ -77,9 +76,10 @@ def select_topk(
         tile = slice(start, min(start + TILE_ROWS, rows))
         out = pre[: tile.stop - tile.start]
         _encode_into(out, read[tile], encoder, b_enc, heads)
-        top = out.topk(k, dim=1, sorted=False)
-        value[tile] = top.values
-        latent[tile] = top.indices
+        if native.able(out):
+            latent[tile], value[tile] = native.largest(out, k, by_size=False)
+        else:
+            value[tile], latent[tile] = out.topk(k, dim=1, sorted=False)
     return Code(latent, value.clamp_min_(0))
 
 
@@ -100,33 +100,14 @@ def _encode_into(out: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor, heads: in
 
 def decode(code: Code, W_dec: Float[Tensor, "latents d_out"]) -> Float[Tensor, "rows d_out"]:
     """Sum the decoder rows of the selected latents, weighted by their activations."""
-    return F.embedding_bag(code.latent, W_dec, per_sample_weights=code.value, mode="sum")
+    return over_latents(code.value.reshape(-1), W_dec, code.support(len(W_dec)))
 
 
 def value_gradient(
     code: Code, g: Float[Tensor, "rows d_out"], W_dec: Float[Tensor, "latents d_out"]
 ) -> Float[Tensor, "rows k"]:
-    """Gradient of the selected activations, `g . W_dec[latent]`, zero where the relu was shut.
-
-    A product sampled at the selected places: no row of `W_dec` is copied.
-    """
-    rows, k = code.latent.shape
-    if gpu.elsewhere(g):
-        row = torch.arange(rows, device=g.device).repeat_interleave(k)
-        offsets = torch.arange(0, rows * k + 1, k, device=g.device)
-        found = gpu.inner(g, W_dec, code.latent.reshape(-1), row, offsets)
-        return found.view(rows, k).mul_(code.value > 0)
-    latent, order = code.latent.sort(dim=1)
-    pattern = torch.sparse_csr_tensor(
-        torch.arange(0, rows * k + 1, k),
-        latent.reshape(-1),
-        torch.zeros(rows * k, dtype=g.dtype),
-        size=(rows, W_dec.shape[0]),
-        check_invariants=False,
-    )
-    sampled = torch.sparse.sampled_addmm(pattern, g, W_dec.T, beta=0.0).values().view(rows, k)
-    gradient = torch.empty_like(sampled).scatter_(1, order, sampled)
-    return gradient.mul_(code.value > 0)
+    """Gradient of the selected activations, `g . W_dec[latent]`, zero where the relu was shut."""
+    return inner(g, W_dec, code.support(len(W_dec))).view_as(code.value) * (code.value > 0)
 
 
 class WeightGradients(NamedTuple):
@@ -147,24 +128,18 @@ def weight_gradients(
     heads: int = 1,
 ) -> WeightGradients:
     """Both matrices' gradients as ragged sums over the rows in which each latent was selected."""
-    rows, k = code.latent.shape
-    latent, order = code.latent.reshape(-1).sort(stable=True)
-    row = order // k
-    bounds = torch.searchsorted(latent, torch.arange(n_latents + 1, device=latent.device))
-    starts = bounds[:-1]
-    weight = value_grad.reshape(-1)[order]
-    d_read = x.shape[1] // heads
-    read_row = row if heads == 1 else row * heads + latent // (n_latents // heads)
-    W_enc = F.embedding_bag(
-        read_row, x.reshape(rows * heads, d_read), starts, per_sample_weights=weight, mode="sum"
+    support, weight = code.support(n_latents), value_grad.reshape(-1)
+    at = support.by_latent
+    read, row = x, at.row
+    if heads > 1:  # a row for every head, of which a latent reads its own
+        read = x.reshape(len(x) * heads, x.shape[1] // heads)
+        head = torch.arange(n_latents, device=x.device) // (n_latents // heads)
+        row = row * heads + head.repeat_interleave(at.bounds.diff())
+    return WeightGradients(
+        bagged(weight, read, at._replace(row=row)),
+        total(weight, support),
+        bagged(code.value.reshape(-1), g, at),
     )
-    W_dec = F.embedding_bag(
-        row, g, starts, per_sample_weights=code.value.reshape(-1)[order], mode="sum"
-    )
-    if gpu.elsewhere(g):
-        return WeightGradients(W_enc, gpu.totals(weight, bounds), W_dec)
-    b_enc = g.new_zeros(n_latents).index_add_(0, latent, weight)
-    return WeightGradients(W_enc, b_enc, W_dec)
 
 
 def input_gradient(
@@ -176,16 +151,15 @@ def input_gradient(
 ) -> Float[Tensor, "rows d_in"]:
     """Gradient of the input: the selected encoder rows, weighted by their latents' gradients."""
     if heads == 1:
-        return F.embedding_bag(code.latent, W_enc, per_sample_weights=value_grad, mode="sum")
+        return over_latents(value_grad.reshape(-1), W_enc, code.support(len(W_enc)))
     rows = len(code.latent)
     latent, order = code.latent.sort(dim=1)
-    device = latent.device
-    row = torch.arange(rows, device=device)[:, None]
-    slot = row * heads + latent // (W_enc.shape[0] // heads)
-    starts = torch.searchsorted(slot.reshape(-1), torch.arange(rows * heads, device=device))
-    weight = value_grad.gather(1, order).reshape(-1)
-    bags = F.embedding_bag(latent.reshape(-1), W_enc, starts, per_sample_weights=weight, mode="sum")
-    return bags.view(rows, heads * W_enc.shape[1])
+    row = torch.arange(rows, device=latent.device)[:, None]
+    slot = (row * heads + latent // (len(W_enc) // heads)).reshape(-1)
+    ends = torch.arange(rows * heads + 1, device=latent.device)
+    slots = Support(torch.searchsorted(slot, ends), latent.reshape(-1), len(W_enc))
+    read = over_latents(value_grad.gather(1, order).reshape(-1), W_enc, slots)
+    return read.view(rows, heads * W_enc.shape[1])
 
 
 class SparsePart(torch.autograd.Function):
