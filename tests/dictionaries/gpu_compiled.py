@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from unweave.dictionaries.kernels.gpu import groups, sums, update
+from unweave.dictionaries.kernels.gpu import compare, groups, sums, update
 from unweave.dictionaries.kernels.gpu.groups import Tiles
 
 BF16, F32, I64, I32 = "*bf16", "*fp32", "*i64", "*i32"
@@ -42,6 +42,12 @@ def jobs(wide: bool) -> list[tuple]:
     bags = {"weight": F32, "matrix": BF16, "index": I64, "ends": I64, "out": F32, "d": "i32"}
     products = {"left": BF16, "right": BF16, "latent": I64, "offsets": I64, "out": F32, "d": "i32"}
     made += [(sums._bags, bags, BAG, 4, 3), (sums._products, products, BAG, 4, 3)]
+    types = {"matrix": BF16, "latent": I64, "value": F32, "offsets": I64, "bias": F32}
+    types |= {"target": F32, "y": F32, "error": BF16, "to_value": F32, "square": F32}
+    types |= {"scale": "fp32", "d": "i32"}
+    for width in (1024, compare.WIDEST):
+        shape = {"ENTRIES": compare.HELD // width, "WIDTH": width}
+        made.append((compare._compare, types, shape, 4 if width == 1024 else 8, 3))
     squares = {"gradient": F32, "beside": F32, "out": F32, "d": "i32"}
     made.append((update._squares, squares, {"WIDTH": 1024, "UNIT": True}, 4, 3))
     made.append((update._adam, ADAM, {"WIDTH": 1024, "UNIT": True, "COPY": True}, 4, 3))

@@ -39,7 +39,7 @@ def kernels() -> Kernels:
     home = "unweave.dictionaries.kernels.gpu"
     yield {
         name: importlib.import_module(f"{home}.{name}")
-        for name in ("groups", "choose", "sums", "update", "ready")
+        for name in ("groups", "choose", "compare", "sums", "update")
     }
     os.environ.pop("TRITON_INTERPRET", None)
     if before is not None:
@@ -156,6 +156,25 @@ def test_gradients_against_float64(kernels: Kernels) -> None:
     sums = kernels["sums"].bag_sums(value[order], g, support.row[order], ends)
     torch.testing.assert_close(sums.double(), exact[1].grad, atol=1e-4, rtol=0)
     assert (sums[7] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_comparing_with_a_target_against_float64(kernels: Kernels, dtype: torch.dtype) -> None:
+    support, value = ragged()
+    W, b, target = draw(N, D, seed=6, dtype=dtype), draw(D, seed=7), draw(ROWS, D, seed=8)
+    exact = [t.double().requires_grad_() for t in (value, W, b)]
+    dense = exact[0].new_zeros(ROWS, N).index_put((support.row, support.latent), exact[0])
+    gap = dense @ exact[1] + exact[2] - target.double()
+    loss = gap.square().sum(1).mean()
+    loss.backward()
+    code = (support.latent, value, support.offsets)
+    found = kernels["compare"].decode_and_compare(W, *code, b, target, 2 / ROWS)
+    near = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.02, "rtol": 0.01}
+    torch.testing.assert_close(found.y.double(), (gap + target).detach(), atol=1e-4, rtol=0)
+    assert float(found.square.sum() / ROWS) == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close(found.to_value.double(), exact[0].grad, **near)
+    torch.testing.assert_close(found.to_bias[0].double(), exact[2].grad, **near)
+    torch.testing.assert_close(found.error.double(), (gap * 2 / ROWS).detach(), **near)
 
 
 def test_an_update_is_that_of_torch_and_keeps_rows_at_length_one(kernels: Kernels) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unweave.dictionaries.code import Support
+from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.native import calls as native
 from unweave.dictionaries.kernels.ragged import over_rows, write
 from unweave.dictionaries.kernels.rounding import rounded
@@ -29,7 +30,8 @@ def fit(
 
     With `dtype` bfloat16 products are taken of rounded rows and errors, where that is faster.
     """
-    if native.able(value, W_dec, b_dec, target):
+    on_gpu = gpu.able(value, W_dec, b_dec, target) and gpu.fits(target.shape[1])
+    if on_gpu or native.able(value, W_dec, b_dec, target):
         return _Fit.apply(value, W_dec, b_dec, target, support, dtype)
     y = write(value, W_dec, support, dtype=dtype) + b_dec
     return (y - target).square().sum(1).mean(), y.detach()
@@ -41,7 +43,7 @@ class _Fit(torch.autograd.Function):
         matrix = rounded(W_dec, dtype)
         code = (support.latent, value, support.offsets)
         rows = max(1, len(target))
-        found = native.fit(matrix, *code, b_dec, target, 2 / rows)
+        found = (gpu if gpu.able(target) else native).fit(matrix, *code, b_dec, target, 2 / rows)
         ctx.save_for_backward(value, found.error, found.to_value, found.to_bias.sum(0))
         ctx.support = support
         ctx.mark_non_differentiable(found.y)
@@ -50,7 +52,7 @@ class _Fit(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g, _):  # type: ignore[no-untyped-def]
         value, error, to_value, to_b_dec = ctx.saved_tensors
-        if g != 1:
-            error, to_value, to_b_dec = error * g.to(error.dtype), to_value * g, to_b_dec * g
+        if gpu.elsewhere(g) or g != 1:  # elsewhere looking would take longer than multiplying
+            value, to_value, to_b_dec = value * g, to_value * g, to_b_dec * g
         to_W_dec = over_rows(value, error, ctx.support) if ctx.needs_input_grad[1] else None
         return to_value, to_W_dec, to_b_dec, None, None, None

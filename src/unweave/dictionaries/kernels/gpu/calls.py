@@ -13,6 +13,7 @@ from torch import Tensor
 from unweave.dictionaries.kernels.gpu.ready import able
 
 if TYPE_CHECKING:
+    from unweave.dictionaries.kernels.gpu.compare import Compared
     from unweave.dictionaries.kernels.select import Selection
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "adam",
     "bags",
     "elsewhere",
+    "fit",
+    "fits",
     "inner",
     "largest",
     "largest_of_batch",
@@ -87,6 +90,28 @@ def inner(
     pieces = zip(row.split(at_once), latent.split(at_once), strict=True)
     found = [torch.linalg.vecdot(left[r], right[j]) for r, j in pieces]
     return torch.cat(found) if found else left.new_zeros(0)
+
+
+def fits(d: int) -> bool:
+    """Whether a row of that width can be compared with its target in one go."""
+    from unweave.dictionaries.kernels.gpu.compare import WIDEST
+
+    return d <= WIDEST
+
+
+def fit(
+    matrix: Float[Tensor, "latents d"],
+    latent: Int[Tensor, " active"],
+    value: Float[Tensor, " active"],
+    offsets: Int[Tensor, " ends"],
+    bias: Float[Tensor, " d"],
+    target: Float[Tensor, "rows d"],
+    scale: float,
+) -> "Compared":
+    """Decode a code, compare it with its target and take the error back to its values."""
+    from unweave.dictionaries.kernels.gpu.compare import decode_and_compare
+
+    return decode_and_compare(matrix, latent, value, offsets, bias, target, scale)
 
 
 def totals(
