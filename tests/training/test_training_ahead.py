@@ -55,6 +55,20 @@ def test_what_goes_wrong_in_making_it_is_said_when_it_is_asked_for() -> None:
         assert torch.equal(ahead.at(4).vectors["s"], give(4).vectors["s"])
 
 
+def test_pinned_batches_are_gathered_where_a_gpu_reads_them(monkeypatch) -> None:
+    asked, empty = [], torch.empty
+
+    def taken(*shape: int, pin_memory: bool = False, **more: object) -> torch.Tensor:
+        asked.append(pin_memory)
+        return empty(*shape, **more)
+
+    monkeypatch.setattr(torch, "empty", taken)
+    vectors = {"s": torch.arange(2.0 * ROWS).view(ROWS, 2)}
+    pinned = ArraySource(vectors, batch=BATCH, steps=12, seed=1, pinned=True)
+    assert torch.equal(pinned.at(3).vectors["s"], source().at(3).vectors["s"])
+    assert asked == [True]
+
+
 def test_on_a_gpu_the_step_waits_for_the_stream_that_sends(monkeypatch) -> None:
     """The order of calls, on streams that write down what they are asked."""
     said: list[str] = []
@@ -81,6 +95,7 @@ def test_on_a_gpu_the_step_waits_for_the_stream_that_sends(monkeypatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda rows: said.append("pinned") or rows)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda rows, stream: said.append("kept"))
     monkeypatch.setattr(VectorBatch, "to", lambda batch, device: said.append("moved") or batch)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda rows: False)
     gives = types.SimpleNamespace(steps=1, batch=2, at=lambda step: VectorBatch({"s": rows}))
     with Ahead(gives, torch.device("cuda", 0)) as ahead:
         assert ahead.at(0).vectors["s"] is rows

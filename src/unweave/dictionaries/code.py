@@ -51,8 +51,10 @@ class Support:
         """The entries ordered by latent, rows ascending within one; sorted once and kept."""
         if self.latent.device.type == "cpu" and native.able():
             return ByLatent(*native.by_latent(self.latent, self.offsets, self.n_latents))
-        latent, order = self.latent.sort(stable=True)
-        wanted = torch.arange(self.n_latents + 1, device=latent.device)
+        # Elsewhere numbers are sorted by radix: half as long ones in half the passes.
+        key = self.latent if self.latent.device.type == "cpu" else self.latent.int()
+        latent, order = key.sort(stable=True)
+        wanted = torch.arange(self.n_latents + 1, device=latent.device, dtype=latent.dtype)
         return ByLatent(order, self.row[order], torch.searchsorted(latent, wanted))
 
     @classmethod

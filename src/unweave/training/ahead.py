@@ -22,7 +22,12 @@ class _Sent(NamedTuple):
 class Ahead:
     """A source of vectors, one step ahead of whoever asks, with its batches on `device`.
 
-    It gives what `source` gives, whichever step is asked for. Use it as a context manager.
+    It gives what `source` gives, whichever step is asked for. Use it as a context manager:
+
+    ```python
+    with Ahead(ArraySource(vectors, batch=4096, pinned=True), trainee.device) as source:
+        train([trainee], source)
+    ```
     """
 
     def __init__(self, source: VectorSource, device: torch.device) -> None:
@@ -65,4 +70,9 @@ class Ahead:
 def _pinned(batch: VectorBatch) -> VectorBatch:
     """The same vectors in pages that the GPU reads by itself, where they are the host's."""
     held = batch.vectors.items()
-    return VectorBatch({site: r if r.is_cuda else r.pin_memory() for site, r in held})
+    return VectorBatch(
+        {
+            site: rows if rows.is_cuda or rows.is_pinned() else rows.pin_memory()
+            for site, rows in held
+        }
+    )

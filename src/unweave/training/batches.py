@@ -89,11 +89,14 @@ class ArraySource:
         steps: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
+        pinned: bool = False,
     ) -> None:
+        """With `pinned`, batches are gathered into pages that a GPU reads by itself (`Ahead`)."""
         sizes = {site: len(rows) for site, rows in vectors.items()}
         if len(set(sizes.values())) != 1:
             raise UserError(f"Sites must have as many vectors each, not {sizes}")
         self._vectors, self.batch, self._seed, self._shuffle = vectors, batch, seed, shuffle
+        self._pinned = pinned
         self._rows = next(iter(sizes.values()))
         if self._rows < batch:
             raise UserError(f"{self._rows} vectors do not fill one batch of {batch}")
@@ -108,7 +111,15 @@ class ArraySource:
         if not self._shuffle:
             return VectorBatch({site: rows[mine] for site, rows in self._vectors.items()})
         drawn = self._epoch(epoch)[mine]
-        return VectorBatch({site: rows[drawn] for site, rows in self._vectors.items()})
+        return VectorBatch({site: self._take(rows, drawn) for site, rows in self._vectors.items()})
+
+    def _take(self, rows: Tensor, drawn: Tensor) -> Tensor:
+        if not self._pinned:
+            return rows[drawn]
+        shape = len(drawn), *rows.shape[1:]
+        return torch.index_select(
+            rows, 0, drawn, out=torch.empty(shape, dtype=rows.dtype, pin_memory=True)
+        )
 
     def _epoch(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
