@@ -203,3 +203,68 @@ def test_recipes_are_listed_with_their_sources(capsys):
     for name in ("anthropic-2024-04", "clt", "e2e-ds-braun"):
         assert name in printed
     assert "2405.12241" in " ".join(printed.split())
+
+
+@pytest.fixture(scope="module")
+def every_layer(subject, text, tmp_path_factory) -> Path:  # noqa: F811
+    settings = TrainSiteSettings(
+        **{
+            **TINY, "text": text, "site": "blocks.*.mlp.in", "to": "blocks.*.mlp.out", "each": True,
+            "recipe": "topk-short", "k": 4,
+        }
+    )  # fmt: skip
+    return train_site(subject, settings, out=tmp_path_factory.mktemp("each") / "out")
+
+
+def test_each_layer_gets_a_transcoder_of_its_own(every_layer):
+    names = [f"topk-short-k4-blocks.{layer}.mlp.out" for layer in range(2)]
+    assert sorted(p.name for p in (every_layer / "dictionaries").iterdir()) == names
+    for layer, name in enumerate(names):
+        spec = load_dictionary(every_layer / "dictionaries" / name).spec
+        assert [p.site for p in spec.reads] == [f"blocks.{layer}.mlp.in"]
+        assert [p.site for p in spec.writes] == [f"blocks.{layer}.mlp.out"]
+    assert set(json.loads((every_layer / "scores.json").read_text())["trained"]) == set(names)
+    run = json.loads((every_layer / "run.json").read_text())
+    assert run["settings"]["site"] == ["blocks.0.mlp.in", "blocks.1.mlp.in"]
+
+
+def test_a_layer_among_all_is_the_one_trained_alone(every_layer, subject, text, tmp_path):  # noqa: F811
+    settings = TrainSiteSettings(
+        **{
+            **TINY, "text": text, "site": "blocks.1.mlp.in", "to": "blocks.1.mlp.out",
+            "recipe": "topk-short", "k": 4,
+        }
+    )  # fmt: skip
+    alone = train_site(subject, settings, out=tmp_path / "alone") / "dictionaries"
+    among = every_layer / "dictionaries" / "topk-short-k4-blocks.1.mlp.out" / "weights.safetensors"
+    other = every_layer / "dictionaries" / "topk-short-k4-blocks.0.mlp.out" / "weights.safetensors"
+    bytes_alone = (alone / "topk-short-k4" / "weights.safetensors").read_bytes()
+    assert among.read_bytes() == bytes_alone
+    assert other.read_bytes() != bytes_alone
+
+
+def test_sites_that_make_no_pairs_are_refused(subject, text, tmp_path):  # noqa: F811
+    changes = {"site": "blocks.*.mlp.in", "to": "blocks.1.mlp.out", "each": True, "text": text}
+    with pytest.raises(UserError, match="make no pairs"):
+        train_site(subject, TrainSiteSettings(**{**TINY, **changes}), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_how_vectors_are_held_changes_no_byte_of_a_bfloat16_subject(text, tmp_path):  # noqa: F811
+    half = reading(tiny_llama(max_position_embeddings=16))
+    half.model.bfloat16()
+    found = []
+    for store in ("float32", "subject"):
+        for threads in (1, 2):
+            harvest = HarvestSettings(window_tokens=512, store=store)
+            settings = TrainSiteSettings(
+                **{**TINY, "text": text, "recipe": ("topk-short", "jumprelu-2025-01"), "k": 4,
+                   "penalty": (), "harvest": harvest, "threads": threads}
+            )  # fmt: skip
+            out = train_site(half, settings, out=tmp_path / f"{store}{threads}")
+            found.append({
+                path.parent.name: path.read_bytes()
+                for path in sorted((out / "dictionaries").glob("*/weights.safetensors"))
+            })  # fmt: skip
+    assert len(found[0]) == 2
+    assert all(one == found[0] for one in found[1:])

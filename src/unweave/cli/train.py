@@ -16,6 +16,7 @@ def train(
     out: Path,
     site: str | None = None,
     to: str | None = None,
+    each: bool | None = None,
     recipe: str | None = None,
     k: str | None = None,
     penalty: str | None = None,
@@ -43,9 +44,12 @@ def train(
     out
         The folder for the result: new, finished earlier, or left by an interrupted run.
     site
-        Where vectors are read, such as blocks.2.resid_post; several with commas between them.
+        Where vectors are read, such as blocks.2.resid_post; several with commas between them, or
+        those of all layers with a * for the number.
     to
         Where they are written, for a transcoder; the site read when not given.
+    each
+        A dictionary of its own for each of several sites, instead of one for all.
     recipe
         A name that `unweave recipes` lists, or several with commas (default: batchtopk).
     k
@@ -85,9 +89,10 @@ def train(
     from unweave.training.parallel.grid import speaks
 
     flags = {
-        "site": site, "to": to, "recipe": recipe, "k": k, "penalty": penalty, "latents": latents,
-        "lr": lr, "batch": batch, "text": text, "tokens": tokens, "context": context, "seed": seed,
-        "device": device, "shards": shards, "threads": threads, "track": track,
+        "site": site, "to": to, "each": each, "recipe": recipe, "k": k, "penalty": penalty,
+        "latents": latents, "lr": lr, "batch": batch, "text": text, "tokens": tokens,
+        "context": context, "seed": seed, "device": device, "shards": shards,
+        "threads": threads, "track": track,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
     settings = configured(TrainSiteSettings, given, config)

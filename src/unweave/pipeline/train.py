@@ -28,7 +28,7 @@ from unweave.errors import UserError
 from unweave.pipeline.job import Request, begin, unfinished
 from unweave.pipeline.train_scores import heldout_scores
 from unweave.pipeline.train_settings import TrainSiteSettings
-from unweave.pipeline.train_sites import Planned, check_order, later_sites, plan, ports_of
+from unweave.pipeline.train_sites import Planned, check_order, expanded, plan, ports_of
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject, TokenRows, load_subject, token_rows
 from unweave.training.batches import TokenSource, VectorBatch, WindowSource
@@ -92,6 +92,8 @@ def _train_site(
 ) -> Path:
     device = str(grid.device) if grid.many and settings.device == "cuda" else settings.device
     loaded = load_subject(subject, device=device) if isinstance(subject, str) else subject
+    sites = {"site": expanded(loaded, settings.site), "to": expanded(loaded, settings.to)}
+    settings = settings.model_copy(update=sites)
     chosen = settings.model_dump(mode="json", exclude=_NOT_IN_RESULT)
     request = Request(subject=loaded.fingerprint, version=__version__, settings=chosen)
     if _finished(out, request):
@@ -104,7 +106,7 @@ def _train_site(
     reads = ports_of(loaded, settings.site)
     writes = ports_of(loaded, settings.to or settings.site)
     check_order(loaded, reads, writes)
-    planned = plan(settings, reads, writes, later_sites(loaded, settings.to or settings.site))
+    planned = plan(loaded, settings, reads, writes)
     text = token_rows(
         loaded, settings.text, tokens=settings.tokens, context=settings.context,
         seed=settings.seed, progress=progress,

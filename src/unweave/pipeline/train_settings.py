@@ -41,9 +41,13 @@ class TrainSiteSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     site: tuple[str, ...] = Field(min_length=1)
-    """Site read; several are concatenated, or for `clt` one a layer."""
+    """Site read; several are concatenated, or for `clt` one a layer. A `*` stands for every
+    layer's number."""
     to: tuple[str, ...] = ()
     """Site written, when it is not the one read."""
+    each: bool = False
+    """A dictionary of its own for each site, or each pair of one read and one written, instead of
+    one for all."""
     recipe: tuple[str, ...] = ("batchtopk",)
     """Recipes, each trained from the same pass of the subject."""
     k: tuple[PositiveInt, ...] = ()
@@ -89,7 +93,7 @@ class TrainSiteSettings(BaseModel):
     """Unfinished training is saved this often, and what was done since is lost in a kill."""
     track: Literal["wandb", "trackio"] | None = None
     """A tracker that the log goes to as well, one run of it a pass; the result is the same."""
-    harvest: HarvestSettings = HarvestSettings()
+    harvest: HarvestSettings = HarvestSettings(store="subject")
     """How activations are held."""
 
     @field_validator("site", "to", "recipe", "k", "penalty", mode="before")

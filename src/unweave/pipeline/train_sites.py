@@ -84,20 +84,44 @@ def later_sites(subject: Subject, written: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"blocks.{i}.resid_pre" for i in range(first, subject.n_layers))
 
 
+def expanded(subject: Subject, sites: Sequence[str]) -> tuple[str, ...]:
+    """Sites with every `*` replaced by the number of each layer in turn."""
+    return tuple(
+        site.replace("*", str(layer))
+        for site in sites
+        for layer in (range(subject.n_layers) if "*" in site else (0,))
+    )
+
+
 def plan(
+    subject: Subject,
     settings: TrainSiteSettings,
     reads: tuple[Port, ...],
     writes: tuple[Port, ...],
-    later: tuple[str, ...],
 ) -> list[Planned]:
-    """Every choice as a recipe makes it.
+    """Every choice as a recipe makes it, with `each` once for every pair of sites.
 
     Raises:
-        UserError: no such recipe, or one that cannot be carried out at these sites.
+        UserError: no such recipe, one that cannot be carried out at these sites, or sites that
+            make no pairs.
     """
+    if not settings.each:
+        later = later_sites(subject, [port.site for port in writes])
+        return [
+            Planned(choice.name, _built(choice, settings, reads, writes, later))
+            for choice in settings.choices()
+        ]
+    if len(reads) != len(writes):
+        raise UserError(
+            f"{len(reads)} sites read and {len(writes)} written make no pairs: name as many of each"
+        )
     return [
-        Planned(choice.name, _built(choice, settings, reads, writes, later))
+        Planned(
+            f"{choice.name}-{write.site}",
+            _built(choice, settings, (read,), (write,), later_sites(subject, [write.site])),
+        )
         for choice in settings.choices()
+        for read, write in zip(reads, writes, strict=True)
     ]
 
 
