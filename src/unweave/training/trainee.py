@@ -12,11 +12,14 @@ from unweave.activations.scale import unit_scale
 from unweave.dictionaries.cross_layer import offset_masks
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.initial import Start, initialise_
+from unweave.dictionaries.kernels.listed import listed_rows
 from unweave.dictionaries.metrics import FidelitySums, fidelity_of, fidelity_sums
+from unweave.dictionaries.shares import ALONE, shares
 from unweave.errors import UserError
 from unweave.training.adam_state import part_state, restore_part
 from unweave.training.batches import VectorBatch
 from unweave.training.dead import DeadLatents, Silence, resample_
+from unweave.training.lazy import Lazy
 from unweave.training.objectives.cross_layer import CrossLayer
 from unweave.training.objectives.end_to_end import EndToEnd
 from unweave.training.objectives.local import Local
@@ -55,6 +58,8 @@ class TraineeSettings(BaseModel):
     """Scale every site so that the median norm of its vectors is sqrt(width)."""
     dead: DeadLatents = DeadLatents()
     """What is done for latents that fall silent."""
+    lazy: Lazy | None = None
+    """When given, rows of silent latents wait: worth it for wide dictionaries and small batches."""
     k_from: PositiveFloat | None = None
     """TopK and BatchTopK: begin with this many times k latents and come down to k ..."""
     k_until: float = Field(default=0.25, gt=0, le=1)
@@ -135,7 +140,11 @@ class Trainee:
         }
         state = State(self.step_index, self.step_index / max(self.steps, 1), dead)
         auxk = self.settings.dead.auxk
-        loss = self.settings.objective.loss(self.dictionaries, batch, state, self.steering, auxk)
+        # Gradients of several processes are added up as whole matrices.
+        with listed_rows(self.settings.lazy is not None and shares() is ALONE):
+            loss = self.settings.objective.loss(
+                self.dictionaries, batch, state, self.steering, auxk
+            )
         self.optimizer.zero_grad()
         loss.total.backward()
         self._exchange(loss, dead)
@@ -215,7 +224,8 @@ class Trainee:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self.settings.schedule.at(self.step_index, self.steps)
         limit = None if clip is None else clip * width**0.5
-        update_(self.modules, self.optimizer, limit=limit, in_all=self._squared_norm)
+        lazy = self.settings.lazy
+        update_(self.modules, self.optimizer, limit=limit, in_all=self._squared_norm, lazy=lazy)
 
     @torch.no_grad()
     def _note(self, loss: Loss, dead: Mapping[str, Tensor]) -> None:

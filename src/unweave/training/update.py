@@ -17,6 +17,7 @@ from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.native import calls as native
 from unweave.dictionaries.kernels.rounding import to_keep
+from unweave.training.lazy import Lazy, listed
 
 
 class _Matrix(NamedTuple):
@@ -24,6 +25,8 @@ class _Matrix(NamedTuple):
     grad: Tensor
     along: Tensor | None
     unit: bool
+    which: Tensor | None = None
+    """Rows of the weight that the gradient is of, where these are not all."""
 
 
 @torch.no_grad()
@@ -33,11 +36,13 @@ def update_(
     *,
     limit: float | None,
     in_all: Callable[[Mapping[str, float]], float],
+    lazy: Lazy | None = None,
 ) -> None:
     """Apply the gradients that lie in `.grad`, their norm brought down to `limit` if it exceeds it.
 
     The learning rate is what the optimiser's one group says; `in_all` adds up the squared norms of
-    the parameters' gradients, named as `modules` names them.
+    the parameters' gradients, named as `modules` names them. With `lazy`, rows of compiled kernels'
+    matrices wait while they have no gradient.
     """
     dictionaries = [d for d in modules.values() if isinstance(d, Dictionary)]
     unit = {id(d.W_dec) for d in dictionaries if d.spec.decoder == "unit"}
@@ -49,14 +54,18 @@ def update_(
         if grad is None:
             continue
         is_unit = id(parameter) in unit
+        which = None
+        if grad.is_sparse:
+            grad = grad.coalesce()
+            which, grad = grad.indices()[0], grad.values()
         if parameter.dim() == 2 and gpu.able(parameter, grad):
             matrices.append(_Matrix(parameter, grad, None, is_unit))
             if limit is not None:
                 squares[name] = gpu.squares(parameter, grad, unit=is_unit)
             continue
         if parameter.dim() == 2 and native.able(parameter, grad):
-            found = native.squares(parameter, grad, unit=is_unit)
-            matrices.append(_Matrix(parameter, grad, found.along, is_unit))
+            found = native.squares(parameter, grad, unit=is_unit, which=which)
+            matrices.append(_Matrix(parameter, grad, found.along, is_unit, which))
             squares[name] = found.square
             continue
         if is_unit:
@@ -71,7 +80,7 @@ def update_(
     if factor != 1.0 and others:
         torch._foreach_mul_(others, factor)
     for matrix in matrices:
-        _step_matrix(matrix, optimizer, factor)
+        _step_matrix(matrix, optimizer, factor, lazy)
         matrix.weight.grad = None  # or the optimiser would apply it once more
     optimizer.step()
     done = {id(matrix.weight) for matrix in matrices}
@@ -94,7 +103,9 @@ def _unit_again(dictionaries: Sequence[Dictionary], done: set[int]) -> None:
             dictionary.unit_decoder_()
 
 
-def _step_matrix(matrix: _Matrix, optimizer: torch.optim.Adam, factor: float) -> None:
+def _step_matrix(
+    matrix: _Matrix, optimizer: torch.optim.Adam, factor: float, lazy: Lazy | None
+) -> None:
     state = optimizer.state[matrix.weight]
     if not state:
         state["step"] = torch.zeros(())
@@ -128,4 +139,5 @@ def _step_matrix(matrix: _Matrix, optimizer: torch.optim.Adam, factor: float) ->
         correction2=1 - beta2**steps,
         factor=factor,
     )
-    native.adam(matrix.weight, matrix.grad, *moments, matrix.along, step, kept)
+    waiting = listed(state, matrix.weight, matrix.which, lazy)
+    native.adam(matrix.weight, matrix.grad, *moments, matrix.along, step, kept, waiting)

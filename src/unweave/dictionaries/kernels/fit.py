@@ -12,8 +12,9 @@ from torch import Tensor
 
 from unweave.dictionaries.code import Support
 from unweave.dictionaries.kernels.gpu import calls as gpu
+from unweave.dictionaries.kernels.listed import lists_rows
 from unweave.dictionaries.kernels.native import calls as native
-from unweave.dictionaries.kernels.ragged import over_rows, write
+from unweave.dictionaries.kernels.ragged import gradient_of_rows, write
 from unweave.dictionaries.kernels.rounding import rounded
 
 
@@ -45,7 +46,7 @@ class _Fit(torch.autograd.Function):
         rows = max(1, len(target))
         found = (gpu if gpu.able(target) else native).fit(matrix, *code, b_dec, target, 2 / rows)
         ctx.save_for_backward(value, found.error, found.to_value, found.to_bias.sum(0))
-        ctx.support = support
+        ctx.support, ctx.listed = support, lists_rows(W_dec)
         ctx.mark_non_differentiable(found.y)
         return (found.square.sum() / rows).float(), found.y
 
@@ -54,5 +55,7 @@ class _Fit(torch.autograd.Function):
         value, error, to_value, to_b_dec = ctx.saved_tensors
         if gpu.elsewhere(g) or g != 1:  # elsewhere looking would take longer than multiplying
             value, to_value, to_b_dec = value * g, to_value * g, to_b_dec * g
-        to_W_dec = over_rows(value, error, ctx.support) if ctx.needs_input_grad[1] else None
+        to_W_dec = None
+        if ctx.needs_input_grad[1]:
+            to_W_dec = gradient_of_rows(value, error, ctx.support, listed=ctx.listed)
         return to_value, to_W_dec, to_b_dec, None, None, None

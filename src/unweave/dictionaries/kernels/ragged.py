@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from unweave.dictionaries.code import ByLatent, Support
 from unweave.dictionaries.kernels.gpu import calls as gpu
+from unweave.dictionaries.kernels.listed import listed_over_rows, lists_rows
 from unweave.dictionaries.kernels.native import calls as native
 from unweave.dictionaries.kernels.rounding import rounded
 
@@ -95,6 +96,18 @@ def bagged(
     return F.embedding_bag(at.row, rows, at.bounds[:-1], per_sample_weights=weights, mode="sum")
 
 
+def gradient_of_rows(
+    weight: Float[Tensor, " active"],
+    rows: Float[Tensor, "rows d"],
+    support: Support,
+    *,
+    listed: bool,
+) -> Float[Tensor, "latents d"]:
+    """`over_rows` as a matrix's gradient; with `listed` of the active latents alone (`listed`)."""
+    found = listed_over_rows(weight, rows, support) if listed else None
+    return over_rows(weight, rows, support) if found is None else found
+
+
 def over_latents(
     weight: Float[Tensor, " active"], matrix: Float[Tensor, "latents d"], support: Support
 ) -> Float[Tensor, "rows d"]:
@@ -122,7 +135,7 @@ class _Write(torch.autograd.Function):
     def forward(ctx, value, W_dec, support, dtype):  # type: ignore[no-untyped-def]
         matrix = rounded(W_dec, dtype)
         ctx.save_for_backward(value, matrix)
-        ctx.support = support
+        ctx.support, ctx.listed = support, lists_rows(W_dec)
         return over_latents(value, matrix, support)
 
     @staticmethod
@@ -130,7 +143,9 @@ class _Write(torch.autograd.Function):
         value, matrix = ctx.saved_tensors
         g = g.to(matrix.dtype).contiguous()
         to_value = inner(g, matrix, ctx.support) if ctx.needs_input_grad[0] else None
-        to_W_dec = over_rows(value, g, ctx.support) if ctx.needs_input_grad[1] else None
+        to_W_dec = None
+        if ctx.needs_input_grad[1]:
+            to_W_dec = gradient_of_rows(value, g, ctx.support, listed=ctx.listed)
         return to_value, to_W_dec, None, None
 
 
@@ -139,7 +154,7 @@ class _Pick(torch.autograd.Function):
     def forward(ctx, known, x, W_enc, b_enc, support, low):  # type: ignore[no-untyped-def]
         rows = x if low is None or not (native.able(low) or gpu.able(low)) else low
         ctx.save_for_backward(rows, W_enc)
-        ctx.support = support
+        ctx.support, ctx.listed = support, lists_rows(W_enc)
         return known.clone()
 
     @staticmethod
@@ -148,6 +163,6 @@ class _Pick(torch.autograd.Function):
         _, want_x, want_W, want_b, *_ = ctx.needs_input_grad
         support = ctx.support
         to_x = over_latents(g, W_enc, support) if want_x else None
-        to_W = over_rows(g, rows, support) if want_W else None
+        to_W = gradient_of_rows(g, rows, support, listed=ctx.listed) if want_W else None
         to_b = total(g, support) if want_b else None
         return None, to_x, to_W, to_b, None, None

@@ -239,19 +239,26 @@ class Squares(NamedTuple):
 
 
 def squares(
-    weight: Float[Tensor, "rows d"], gradient: Float[Tensor, "rows d"], *, unit: bool
+    weight: Float[Tensor, "n d"],
+    gradient: Float[Tensor, "rows d"],
+    *,
+    unit: bool,
+    which: Int[Tensor, " rows"] | None = None,
 ) -> Squares:
-    """The size of a gradient; with `unit` rows, of what does not only lengthen them."""
-    along = torch.empty(len(weight)) if unit else None
-    square = torch.empty(len(weight), dtype=torch.float64)
+    """The size of a gradient; with `unit` rows, of what does not only lengthen them.
+
+    `which` rows of the weights the gradient is of; all of them, in their order, where it is absent.
+    """
+    along = torch.empty(len(gradient)) if unit else None
+    square = torch.empty(len(gradient), dtype=torch.float64)
     call = _function("squares")
 
     def work(first: int, last: int) -> None:
         bounds = (_I(weight.shape[1]), _I(first), _I(last))
-        to = None if along is None else _at(along)
-        call(_at(weight), _at(gradient), *bounds, int(unit), to, _at(square))
+        of = (_at(weight), _at(gradient), _at_any(which))
+        call(*of, *bounds, int(unit), _at_any(along), _at(square))
 
-    share_out(work, len(weight))
+    share_out(work, len(gradient))
     return Squares(along, float(square.sum()))
 
 
@@ -270,14 +277,29 @@ class Step(NamedTuple):
     """What the gradient is multiplied by."""
 
 
+class Listed(NamedTuple):
+    """A gradient of some rows, and since when the moments of each row wait."""
+
+    which: Int[Tensor, " rows"] | None
+    """Rows of the weights; all of them, in their order, where it is absent."""
+    seen: Int[Tensor, " n"]
+    """The step in which each row was last updated (int32); set to this one's number."""
+    now: int
+    """This step's number."""
+    missed: int
+    """What is made up for of the steps that a row missed: 0 nothing, 1 its moments fade by them, 2
+    it is also moved as they would have moved it."""
+
+
 def adam(
-    weight: Float[Tensor, "rows d"],
+    weight: Float[Tensor, "n d"],
     gradient: Float[Tensor, "rows d"],
-    mean: Float[Tensor, "rows d"],
-    spread: Float[Tensor, "rows d"],
+    mean: Float[Tensor, "n d"],
+    spread: Float[Tensor, "n d"],
     along: Float[Tensor, " rows"] | None,
     step: Step,
-    rounded: Float[Tensor, "rows d"] | None = None,
+    rounded: Float[Tensor, "n d"] | None = None,
+    listed: Listed | None = None,
 ) -> None:
     """Update `weight`, `mean` and `spread` in place; with `along`, rows stay at unit norm.
 
@@ -285,14 +307,15 @@ def adam(
     """
     call = _function("adam")
     settings = (ctypes.c_float * len(step))(*step)
+    which, seen, now, missed = listed or (None, None, 0, 0)
 
     def work(first: int, last: int) -> None:
-        matrices = (_at(weight), _at(gradient), _at(mean), _at(spread))
+        matrices = (_at(weight), _at(gradient), _at(mean), _at(spread), _at_any(which))
         bounds = (_I(weight.shape[1]), _I(first), _I(last))
-        optional = [None if tensor is None else _at(tensor) for tensor in (along, rounded)]
-        call(*matrices, *bounds, optional[0], settings, optional[1])
+        waited = (_at_any(seen), ctypes.c_int32(now), missed)
+        call(*matrices, *bounds, _at_any(along), *waited, settings, _at_any(rounded))
 
-    share_out(work, len(weight))
+    share_out(work, len(gradient))
 
 
 def _function(name: str, of: Tensor | None = None):  # type: ignore[no-untyped-def]
@@ -303,3 +326,7 @@ def _function(name: str, of: Tensor | None = None):  # type: ignore[no-untyped-d
 
 def _at(tensor: Tensor, offset: int = 0) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr() + offset)
+
+
+def _at_any(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    return None if tensor is None else _at(tensor)
