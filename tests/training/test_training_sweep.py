@@ -11,15 +11,9 @@ import torch
 
 import unweave.training.sweep as module
 from unweave.errors import UserError
+from unweave.training.fanout.cluster import RayExecutor, ray_executor
 from unweave.training.pareto import code_bits, draw_pareto, pareto_front
-from unweave.training.sweep import (
-    OUTCOMES,
-    RayExecutor,
-    SweepSettings,
-    ray_executor,
-    refit,
-    sweep,
-)
+from unweave.training.sweep import OUTCOMES, SweepSettings, refit, sweep
 from unweave.training.trial import Outcome, Trial, run_trials
 
 GRID = SweepSettings(n_latents=(16, 32), k=(2, 4), lr=(4e-3, 1.6e-2), tokens=(1024, 2048), batch=64)
@@ -86,7 +80,7 @@ def test_company_changes_nothing(data: Data) -> None:
 
 
 class Elsewhere:
-    """Ray's `put`, `remote` and `get`, carried out here when a result is asked for."""
+    """Ray's `put`, `remote`, `wait` and `get`, carried out here when a result is asked for."""
 
     def __init__(self) -> None:
         self.kept: list[object] = []
@@ -105,6 +99,9 @@ class Elsewhere:
                 return lambda: function(outer.kept[shared[1]], piece)
 
         return Call()
+
+    def wait(self, references: list) -> tuple[list, list]:
+        return references[-1:], references[:-1]  # the last is done first
 
     def get(self, reference: Any) -> list[Outcome]:
         self.at_first_get = self.at_first_get or self.started

@@ -66,8 +66,9 @@ def sweep(
     from unweave.cli.validation import validated
     from unweave.progress import watching
     from unweave.subject import load_subject, token_rows
+    from unweave.training.fanout.cluster import ray_executor
     from unweave.training.pareto import draw_pareto
-    from unweave.training.sweep import PLOT, SweepSettings, ray_executor
+    from unweave.training.sweep import PLOT, SweepSettings
     from unweave.training.sweep import sweep as run
 
     fields = {"n_latents": widths, "k": k, "lr": rates, "guided": guided, "seeds": (seed,)}

@@ -2,18 +2,16 @@
 
 Trials that share batch, tokens and seed are trained in one pass of the data. Every outcome is one
 line of `outcomes.jsonl`; a sweep that was cut off does only what is missing. Settings are spread
-over machines by anything with `map`; `ray_executor` is one where Ray is installed.
+over machines by an executor of `training.fanout`.
 """
 
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor
@@ -22,6 +20,7 @@ from unweave.activations.workers import Workers
 from unweave.artifact.atomic import new_file
 from unweave.errors import UserError
 from unweave.progress import QUIET, Progress
+from unweave.training.fanout.executors import Executor, Here
 from unweave.training.laws.scaling import Point, ScalingLaw, fit_scaling
 from unweave.training.trial import Outcome, Trial, run_trials
 
@@ -69,23 +68,6 @@ class SweepSettings(BaseModel):
 
 Work = Callable[[list[Trial]], list[Outcome]]
 """Trains trials that share a pass."""
-
-
-@runtime_checkable
-class Executor(Protocol):
-    """Something that does pieces of work, here or on other machines."""
-
-    def map(self, work: Work, pieces: Sequence[list[Trial]]) -> Iterator[list[Outcome]]:
-        """The results in the order of the pieces."""
-        ...
-
-
-class Here:
-    """One piece after the other in this process."""
-
-    def map(self, work: Work, pieces: Sequence[list[Trial]]) -> Iterator[list[Outcome]]:
-        """See `Executor.map`."""
-        return map(work, pieces)
 
 
 def sweep(
@@ -179,7 +161,7 @@ def _carry_out(trials: list[Trial], log: OutcomeLog, executor: Executor, work: W
     passes: dict[tuple[int, int, int], list[Trial]] = {}
     for trial in trials:
         passes.setdefault((trial.batch, trial.tokens, trial.seed), []).append(trial)
-    for outcomes in executor.map(work, list(passes.values())):
+    for _, outcomes in executor.run(work, list(passes.values())):
         log.add(outcomes)
 
 
@@ -215,65 +197,3 @@ def _guided(
             study.tell(question, [log[trial].fvu, log[trial].l0])
             outcomes.append(log[trial])
     return outcomes
-
-
-def ray_executor(address: str | None = None) -> Executor:
-    """Passes spread over the machines of a Ray cluster, vectors sent once.
-
-    Raises:
-        UserError: Ray is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            "A sweep over machines needs Ray; install it with: pip install 'unweave[ray]'"
-        ) from error
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    return RayExecutor(ray)
-
-
-@runtime_checkable
-class RemoteCalls(Protocol):
-    """What is used of the module `ray`."""
-
-    def put(self, value: object) -> object:
-        """Keep a value where all machines reach it."""
-        ...
-
-    def remote(self, function: Callable) -> "RemoteCall":
-        """Make a function that runs elsewhere."""
-        ...
-
-    def get(self, reference: object) -> list[Outcome]:
-        """Wait for a result."""
-        ...
-
-
-@runtime_checkable
-class RemoteCall(Protocol):
-    """A function that runs elsewhere."""
-
-    def remote(self, *arguments: object) -> object:
-        """Start a call and return a reference to its result."""
-        ...
-
-
-class RayExecutor:
-    """An executor over Ray, or over anything with its `put`, `remote` and `get`."""
-
-    def __init__(self, ray: RemoteCalls) -> None:
-        self._ray = ray
-
-    def map(self, work: Work, pieces: Sequence[list[Trial]]) -> Iterator[list[Outcome]]:
-        """See `Executor.map`; all pieces are under way at once."""
-        shared = self._ray.put(work)
-        call = self._ray.remote(_remotely)
-        started = [call.remote(shared, piece) for piece in pieces]
-        for reference in started:
-            yield self._ray.get(reference)
-
-
-def _remotely(work: Work, piece: list[Trial]) -> list[Outcome]:
-    torch.set_num_threads(1)
-    return work(piece)
