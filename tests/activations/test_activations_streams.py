@@ -1,10 +1,9 @@
 """Harvesting beside training on a GPU keeps both orders, on streams that write down the calls."""
 
-import itertools
-
 import pytest
 import torch
 
+from unweave.activations import streams
 from unweave.activations.streams import Aside
 
 GPU = torch.device("cuda", 0)
@@ -14,11 +13,10 @@ GPU = torch.device("cuda", 0)
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What streams are asked, in order: `main` is the one that trains."""
     calls: list[str] = []
-    number = itertools.count(1)
 
     class Stream:
         def __init__(self, device: object = None, name: str = "") -> None:
-            self.name = name or f"side{next(number)}"
+            self.name = name or "side"
 
         def __enter__(self) -> None:
             calls.append(f"{self.name} on")
@@ -34,6 +32,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             calls.append(f"{self.name} waits for {event}")
 
     main = Stream(name="main")
+    streams._beside.cache_clear()
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
@@ -49,9 +48,9 @@ def test_work_begins_after_what_was_given_before_and_ends_before_it_is_read(said
     aside.join()
     assert said == [
         "main mark", "training",
-        "side1 on", "side1 waits for main's mark", "piece 0", "side1 mark", "side1 off",
-        "side2 on", "side2 waits for main's mark", "piece 1", "side2 mark", "side2 off",
-        "main waits for side1's mark", "main waits for side2's mark",
+        "side on", "side waits for main's mark", "piece 0", "side mark", "side off",
+        "side on", "side waits for main's mark", "piece 1", "side mark", "side off",
+        "main waits for side's mark", "main waits for side's mark",
     ]  # fmt: skip
 
 

@@ -118,7 +118,8 @@ def totals(
     weight: Float[Tensor, " active"], bounds: Int[Tensor, " ends"]
 ) -> Float[Tensor, " bags"]:
     """Sum of each bag's weights, from `bounds[b]` to `bounds[b + 1]`; no atomics either."""
-    return torch.segment_reduce(weight, "sum", offsets=bounds)
+    # Unsafe is not to look whether the bounds are bounds, for which the device would be waited for.
+    return torch.segment_reduce(weight, "sum", offsets=bounds, unsafe=True)
 
 
 def squares(
