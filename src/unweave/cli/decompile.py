@@ -47,7 +47,9 @@ def decompile(
     from unweave.cli.summary import show_summary
     from unweave.pipeline import decompile as run
     from unweave.progress import watching
+    from unweave.subject import keep_freed_memory
 
+    keep_freed_memory()
     flags = {
         "text": text, "tokens": tokens, "seed": seed, "device": device, "threads": threads,
     }  # fmt: skip

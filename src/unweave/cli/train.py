@@ -86,8 +86,10 @@ def train(
     from unweave.pipeline.train import train_site
     from unweave.pipeline.train_settings import TrainSiteSettings
     from unweave.progress import watching
+    from unweave.subject import keep_freed_memory
     from unweave.training.parallel.grid import speaks
 
+    keep_freed_memory()
     flags = {
         "site": site, "to": to, "each": each, "recipe": recipe, "k": k, "penalty": penalty,
         "latents": latents, "lr": lr, "batch": batch, "text": text, "tokens": tokens,
