@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "bench")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--only", nargs="+", default=[], help="workloads; all if not given")
-    parser.add_argument("--contestants", nargs="+", default=[], help="speed: all if not given")
+    parser.add_argument("--contestants", nargs="+", default=[], help="not for memory")
     parser.add_argument("--turns", type=int, default=7, help="repeats of a timed burst")
     parser.add_argument("--out", type=Path, help="where the numbers go; see above")
     asked = parser.parse_args()
@@ -81,7 +81,7 @@ def run(part: str, name: str, asked: argparse.Namespace, console: Console) -> di
                 print(f"{part}, {name}: {word}", file=sys.stderr, flush=True)
 
         if part == "quality":
-            return quality.race(workload, data, asked.environments, say)
+            return quality.race(workload, data, asked.environments, asked.contestants, say)
         if part == "memory":
             return memory.measure(workload, data, asked.environments)
         return speed.race(

@@ -15,15 +15,18 @@ ROOT = Path(__file__).parents[1]
 HOMES = {
     "unweave": None,
     "unweave-float32": None,
+    "unweave-steady": None,
+    "hand-tuned": None,
     "plain": None,
     "sparsify": "sparsify",
+    "sparsify-2e-3": "sparsify",
     "sparsify-signum": "sparsify",
     "saelens": "saelens",
     "saelens-autocast": "saelens",
     "dictionary_learning": "dictionary_learning",
 }
 """The environment of each contestant; None: this one."""
-HALF = ("unweave", "saelens-autocast")
+HALF = ("unweave", "saelens-autocast", "hand-tuned")
 """Who multiplies in bfloat16 (unweave where the processor can)."""
 HELDOUT = 16_384
 
@@ -31,6 +34,8 @@ HELDOUT = 16_384
 def python_of(name: str, environments: Path | None) -> Path | None:
     """The interpreter of a contestant's environment; None where there is none."""
     home = HOMES[name.partition("@")[0]]
+    if name == "hand-tuned" and "HAND_TUNED" not in os.environ:
+        return None
     if home is None:
         return Path(sys.executable)
     if environments is None:
@@ -52,6 +57,7 @@ class Member:
             "name": kind, "task": asdict(task), "vectors": str(vectors.resolve()), "batch": batch,
             "heldout": HELDOUT,
         }  # fmt: skip
+        surroundings = {"WANDB_MODE": "disabled", "TQDM_DISABLE": "1", "BS": str(batch)}
         single = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -61,7 +67,7 @@ class Member:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=os.environ | single | {"WANDB_MODE": "disabled", "TQDM_DISABLE": "1"},
+                env=os.environ | single | surroundings,
             )
 
     def ready(self) -> dict:

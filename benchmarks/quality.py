@@ -5,7 +5,7 @@ are scored while the clocks stand still. Time to target is read off the straight
 two checkpoints around it; it counts everything from the first batch on, ours with its start.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.crew import absent, crew
@@ -16,13 +16,18 @@ OURS = "unweave"
 
 
 def race(
-    quality: Quality, vectors: Path, environments: Path | None, say: Callable[[str], None] = print
+    quality: Quality,
+    vectors: Path,
+    environments: Path | None,
+    only: Sequence[str] = (),
+    say: Callable[[str], None] = print,
 ) -> dict:
     """The curves of all contestants, the target and everybody's seconds to it."""
     turn = quality.steps // quality.checkpoints
     curves: dict[str, list[dict[str, float]]] = {}
     task = quality.task()
-    with crew(quality.field, environments, task, vectors, quality.batch) as members:
+    field = [name for name in quality.field if not only or name in only]
+    with crew(field, environments, task, vectors, quality.batch) as members:
         curves = {name: [] for name in members}
         for done in range(turn, quality.steps + 1, turn):
             for name, member in members.items():
@@ -39,7 +44,7 @@ def race(
                 curves[name].append(now)
             say(f"{done} of {quality.steps} steps")
     settings = {k: v for k, v in quality._asdict().items() if k != "field"}
-    missing = absent(quality.field, environments)
+    missing = absent(field, environments)
     return {"workload": settings, "absent": missing, "curves": curves} | summary(curves)
 
 

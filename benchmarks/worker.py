@@ -27,13 +27,17 @@ from benchmarks.contestants.contract import Task
 BUILDERS = {
     "unweave": ("ours", "unweave", {}),
     "unweave-float32": ("ours", "unweave", {"float32": True}),
+    "unweave-steady": ("ours", "unweave", {"steady": True}),
     "sparsify": ("sparsify", "sparsify", {}),
+    "sparsify-2e-3": ("sparsify", "sparsify", {"lr": 2e-3}),
     "sparsify-signum": ("sparsify", "sparsify", {"signum": True}),
     "saelens": ("saelens", "saelens", {}),
     "saelens-autocast": ("saelens", "saelens", {"autocast": True}),
     "dictionary_learning": ("dictionary_learning", "dictionary_learning", {}),
+    "hand-tuned": ("hand_tuned", "hand_tuned", {}),
     "plain": ("plain", "plain", {}),
 }
+"""By name: module, function, and how it differs from what the task says."""
 FLOAT = 4
 
 
@@ -174,7 +178,8 @@ def _score(contestant, data: Batches, task: Task) -> dict:
 
 def resident_before(module: str) -> int:
     """Resident bytes once everything is imported and torch has multiplied in both precisions."""
-    peer = {"ours": None, "plain": None, "saelens": "sae_lens"}.get(module, module)
+    ours = ("ours", "plain", "hand_tuned")
+    peer = None if module in ours else {"saelens": "sae_lens"}.get(module, module)
     if peer:
         import_module(peer)
     for dtype in (torch.float32, torch.bfloat16):

@@ -34,7 +34,7 @@ SPEED = {
         4608,
         (
             "unweave", "unweave-float32", "sparsify", "sparsify-signum", "saelens",
-            "saelens-autocast", "dictionary_learning", "plain",
+            "saelens-autocast", "dictionary_learning", "hand-tuned", "plain",
         ),
     ),
     "topk-16384": Workload(
@@ -65,8 +65,8 @@ class Quality(NamedTuple):
     steps: int
     """Length of the run."""
     field: tuple[str, ...] = (
-        "unweave", "unweave@0.5", "unweave@0.25", "sparsify", "saelens-autocast",
-        "dictionary_learning",
+        "unweave", "unweave-steady", "unweave-steady@0.5", "sparsify", "sparsify-2e-3",
+        "saelens-autocast", "dictionary_learning",
     )  # fmt: skip
     """Who runs; after an @ the share of the steps that a run is planned to have."""
     latents: int = 4608

@@ -23,12 +23,17 @@ RECIPES = {
 }
 
 
-def unweave(data: Data, task: Task, *, float32: bool = False) -> Contestant:
-    """The recipe of the task's kind on the batches in their order."""
+def unweave(data: Data, task: Task, *, float32: bool = False, steady: bool = False) -> Contestant:
+    """The recipe of the task's kind on the batches in their order.
+
+    With `steady`, k is what it ends with from the first step on: a cheaper run for less fidelity.
+    """
     keep_freed_memory()
     if float32:
         _multiply_in_float32()
     dictionary, settings = prepare(task)
+    if steady:
+        settings = settings.model_copy(update={"k_from": None})
     trainee = Trainee(
         {"x": dictionary}, settings, steps=task.steps, batch=data.batch, seed=task.seed
     )

@@ -1,12 +1,17 @@
 """EleutherAI sparsify: its coder, and the update of its trainer without logging."""
 
+from dataclasses import replace
+
 import torch
 
 from benchmarks.contestants.contract import Contestant, Data, Task, seeded
 
 
-def sparsify(data: Data, task: Task, *, signum: bool = False) -> Contestant:
+def sparsify(
+    data: Data, task: Task, *, signum: bool = False, lr: float | None = None
+) -> Contestant:
     """TopK autoencoders and transcoders; Adam, or with `signum` the trainer's own default."""
+    task = replace(task, lr=lr or task.lr)
     from sparsify.config import SparseCoderConfig
     from sparsify.sparse_coder import SparseCoder
 

@@ -8,10 +8,8 @@ seconds. The contestants themselves are those of `benchmarks/contestants`.
 """
 
 import contextlib
-import importlib.util
 import io
 import json
-import os
 import resource
 import sys
 import time
@@ -52,10 +50,9 @@ class Batches:
 
 def contestant(name: str, data: Batches, lr: float, seed: int) -> Contestant:
     task = Task("topk", LATENTS, data.steps, k=K, width=WIDTH, lr=lr, seed=seed)
-    if name == "hand-tuned":
-        return hand_tuned(data, task)
     module, builder, options = {
         "unweave": ("ours", "unweave", {}),
+        "hand-tuned": ("hand_tuned", "hand_tuned", {}),
         "sparsify": ("sparsify", "sparsify", {}),
         "sparsify-signum": ("sparsify", "sparsify", {"signum": True}),
         "saelens": ("saelens", "saelens", {}),
@@ -63,22 +60,6 @@ def contestant(name: str, data: Batches, lr: float, seed: int) -> Contestant:
     }[name]
     build = getattr(import_module(f"benchmarks.contestants.{module}"), builder)
     return build(data, task, **options)
-
-
-def hand_tuned(data: Batches, task: Task) -> Contestant:
-    """The script that this project began with, not part of it: HAND_TUNED names its file."""
-    spec = importlib.util.spec_from_file_location("hand_tuned", os.environ["HAND_TUNED"])
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    fit, code_of, directions = script.p_reffast(
-        "topk_ebbwd_csr", LATENTS, data, task.lr or 1e-3, None
-    )
-
-    def apply(x):
-        output, code = code_of(x)
-        return output, (code != 0).sum(0)
-
-    return Contestant(fit, apply, directions)
 
 
 def main(name: str, work: Path, vectors: int, batch: int, lr: float, seed: int) -> None:
