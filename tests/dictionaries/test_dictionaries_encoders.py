@@ -14,7 +14,7 @@ from unweave.dictionaries.encoder.kronecker import Kronecker
 from unweave.dictionaries.encoder.linear import Linear
 from unweave.dictionaries.encoder.pursuit import Pursuit
 from unweave.dictionaries.encoder.switch import Switch
-from unweave.dictionaries.kernels.select import TILE_ROWS
+from unweave.dictionaries.kernels.select import TILE_ROWS, largest
 
 D, LATENTS, K = 6, 24, 3
 
@@ -204,3 +204,45 @@ def test_a_latent_that_a_pursuit_takes_twice_counts_once():
     assert code.l0() == distinct
     assert int(code.fired().sum()) == distinct
     torch.testing.assert_close(dictionary.decode(code), dictionary(x))
+
+
+@pytest.mark.parametrize("k", [1, K, 40])
+def test_routed_rows_meet_the_latents_of_their_expert_alone_and_lose_nothing(k):
+    dictionary = made(Switch(experts=3), TopK(k=min(k, LATENTS)))
+    x = inputs(150)
+    scorer = dictionary.encoder.scorer(x.dtype)
+    assert torch.bincount(dictionary.encoder.route(x).argmax(1), minlength=3).gt(0).all()
+    multiplied: list[int] = []
+    groups = [
+        group._replace(scorer=lambda tile, g=group: multiplied.append(len(tile)) or g.scorer(tile))
+        for group in scorer._groups
+    ]
+    scorer._groups = groups
+    chosen = largest(scorer, x, LATENTS, k)
+    assert sum(multiplied) == len(x), "each row was multiplied by one expert"
+    everything = scorer(x)
+    size = min(k, LATENTS // 3)
+    wanted = everything.topk(size, dim=1)
+    own = chosen.support.latent.view(-1, size)
+    assert torch.equal(own.sort(dim=1).values, wanted.indices.sort(dim=1).values), (
+        "of all, the best"
+    )
+    picked = everything.gather(1, own)
+    torch.testing.assert_close(chosen.score.view(-1, size), picked)
+
+
+def test_a_kronecker_code_has_gradients_for_the_factors_of_chosen_latents_alone():
+    dictionary = made(Kronecker(left=2, right=3), TopK(k=K))
+    x = inputs(20)
+    passed = dictionary.run(x)
+    passed.y.square().sum().backward()
+    sparse = {name: p.grad.clone() for name, p in dictionary.encoder.named_parameters()}
+    dictionary.zero_grad()
+    pre = dictionary.encoder.dense(x)
+    code = passed.code
+    latents = torch.zeros_like(pre)
+    mask = latents.index_put((code.support.row, code.support.latent), torch.ones_like(code.value))
+    y = dictionary._offset((pre * mask) @ dictionary.W_dec, x)
+    y.square().sum().backward()
+    for name, parameter in dictionary.encoder.named_parameters():
+        torch.testing.assert_close(sparse[name], parameter.grad)

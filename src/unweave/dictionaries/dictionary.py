@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unweave.dictionaries.code import SparseCode, Support
 from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
+from unweave.dictionaries.encoder.glu import GLUEncoder
 from unweave.dictionaries.encoder.linear import LinearEncoder
 from unweave.dictionaries.encoder.pursuit import PursuitEncoder
 from unweave.dictionaries.kernels.fit import fit
@@ -250,7 +251,7 @@ class Dictionary(nn.Module):
             return self.encoder.pursue(read, W_dec, self.activation.k)
         dtype = self.product_dtype(read)
         scorer = self.encoder.scorer(dtype)
-        if isinstance(self.encoder, LinearEncoder):
+        if not isinstance(self.encoder, GLUEncoder):
             low = read.detach().to(dtype)  # once, for the scores and for the gradient
             support, score = chosen or self.activation.select(scorer, low, self.n_latents)
             picked = self.encoder.at(read, support, score, low)

@@ -2,7 +2,7 @@
 
     u = relu(P x + p), v = relu(Q x + q) in each of h heads;  pre of (head, i, j) = sqrt(u_i v_j)
 
-Encoding costs h (m + n) d instead of h m n d.
+Encoding costs h (m + n) d instead of h m n d, but a product and a root for each latent remain.
 """
 
 from typing import Literal
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from unweave.dictionaries.activation.settings import Chosen
 from unweave.dictionaries.code import Support
+from unweave.dictionaries.encoder.linear import linear_scorer
+from unweave.dictionaries.kernels.ragged import inner, pick
+from unweave.dictionaries.kernels.rounding import rounded
 from unweave.dictionaries.kernels.select import Scorer
 
 
@@ -52,29 +55,49 @@ class KroneckerEncoder(nn.Module):
         return _root(self._products(*self.factors(x)))
 
     def scorer(self, dtype: torch.dtype) -> Scorer:
-        """What latents are ranked by; the few factors are multiplied in the rows' own dtype."""
+        """What latents are ranked by; the few factors are multiplied in `dtype`."""
+        left = linear_scorer(self.W_left, self.b_left, dtype)
+        right = linear_scorer(self.W_right, self.b_right, dtype)
 
         def scores(tile: Tensor) -> Tensor:
-            with torch.no_grad():
-                return self._products(*self.factors(tile)).sqrt_()
+            with torch.no_grad():  # the roots of factors are fewer than those of products
+                u, v = (factor(tile).clamp_min_(0).sqrt_() for factor in (left, right))
+                return self._products(u, v)
 
         return scores
 
     def at(
-        self, x: Float[Tensor, "rows d_in"], support: Support, score: Float[Tensor, " active"]
+        self,
+        x: Float[Tensor, "rows d_in"],
+        support: Support,
+        score: Float[Tensor, " active"],
+        low: Float[Tensor, "rows d_in"] | None = None,
     ) -> Float[Tensor, " active"]:
-        """Pre-activations of chosen latents, differentiable in the factors."""
-        left, right = self.factors(x)
+        """Pre-activations of chosen latents, differentiable in their factors alone."""
         pair = support.latent % (self.left * self.right)
         head = support.latent // (self.left * self.right)
         i = head * self.left + pair // self.right
         j = head * self.right + pair % self.right
-        return _root(left[support.row, i] * right[support.row, j])
+        left = _factor(x, self.W_left, self.b_left, _sharing(support, i, len(self.W_left)), low)
+        right = _factor(x, self.W_right, self.b_right, _sharing(support, j, len(self.W_right)), low)
+        return _root(left * right)
 
     def _products(self, left: Tensor, right: Tensor) -> Tensor:
         u = left.unflatten(1, (self.heads, self.left))
         v = right.unflatten(1, (self.heads, self.right))
         return (u[..., :, None] * v[..., None, :]).flatten(1)
+
+
+def _sharing(support: Support, factor: Tensor, n_factors: int) -> Support:
+    """The chosen latents' factors, as often as latents of a row share them."""
+    return Support(support.offsets, factor, n_factors)
+
+
+def _factor(x: Tensor, W: Tensor, b: Tensor, support: Support, low: Tensor | None) -> Tensor:
+    read = x if low is None else low
+    with torch.no_grad():
+        known = inner(read, rounded(W, read.dtype), support).to(b.dtype) + b[support.latent]
+    return torch.relu(pick(known, x, W, b, support, low))
 
 
 def _root(product: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unweave.dictionaries.activation.settings import Chosen
 from unweave.dictionaries.code import Support
 from unweave.dictionaries.encoder.linear import linear_scorer
+from unweave.dictionaries.kernels.grouped import Group, GroupedScorer
 from unweave.dictionaries.kernels.ragged import pick
 from unweave.dictionaries.kernels.select import Scorer
 from unweave.dictionaries.shares import shares
@@ -55,24 +56,19 @@ class SwitchEncoder(nn.Module):
         return self.experts * (sent * p.mean(0)).sum()
 
     def scorer(self, dtype: torch.dtype) -> Scorer:
-        """Pre-activations of the chosen expert; minus infinity elsewhere."""
+        """Pre-activations of the chosen expert; minus infinity elsewhere.
+
+        The rows of an expert are multiplied together, and with its latents alone.
+        """
         size = len(self.W_enc) // self.experts
         blocks = [
             linear_scorer(W, b, dtype)
             for W, b in zip(self.W_enc.split(size), self.b_enc.split(size), strict=True)
         ]
 
-        def scores(tile: Tensor) -> Tensor:
-            with torch.no_grad():
-                expert = self.route(tile).argmax(1)
-            out = tile.new_full((len(tile), len(self.W_enc)), -torch.inf)
-            for e, block in enumerate(blocks):
-                rows = (expert == e).nonzero()[:, 0]
-                if len(rows):
-                    out[rows, e * size : (e + 1) * size] = block(tile[rows]).to(out.dtype)
-            return out
-
-        return scores
+        latents = torch.arange(len(self.W_enc), device=self.W_enc.device).split(size)
+        groups = [Group(*pair) for pair in zip(blocks, latents, strict=True)]
+        return GroupedScorer(lambda tile: self.route(tile).argmax(1), groups, len(self.W_enc))
 
     def at(
         self,

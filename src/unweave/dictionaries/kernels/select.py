@@ -5,7 +5,7 @@ once, but for the batch-wide choice, which has to see all of them.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -30,10 +30,21 @@ class Selection(NamedTuple):
     score: Float[Tensor, " active"]
 
 
+@runtime_checkable
+class Choosing(Protocol):
+    """A scorer that finds its k largest scores without computing all of them."""
+
+    def choose(self, x: Float[Tensor, "rows d_in"], k: int) -> Selection:
+        """The k largest scores of each row, the same number for all rows."""
+        ...
+
+
 def largest(
     scorer: Scorer, x: Float[Tensor, "rows d_in"], n_latents: int, k: int, *, signed: bool = False
 ) -> Selection:
     """The k largest scores of each row; with `signed`, the k largest in absolute value."""
+    if isinstance(scorer, Choosing) and not signed:
+        return scorer.choose(x, k)
     if (found := gpu.largest(scorer, x, k, signed=signed)) is not None:
         return found
     latent = torch.empty(len(x), k, dtype=torch.long, device=x.device)
