@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from unweave.dictionaries.kernels.gpu import compare, groups, sums, update
+from unweave.dictionaries.kernels.gpu import compare, groups, rank, sums, update
 from unweave.dictionaries.kernels.gpu.groups import Tiles
 
 BF16, F32, I64, I32 = "*bf16", "*fp32", "*i64", "*i32"
@@ -48,6 +48,8 @@ def jobs(wide: bool) -> list[tuple]:
     for width in (1024, compare.WIDEST):
         shape = {"ENTRIES": compare.HELD // width, "WIDTH": width}
         made.append((compare._compare, types, shape, 4 if width == 1024 else 8, 3))
+    types = {"scores": F32, "out": I64, "n": "i32", "k": "i32"}
+    made += [(rank._top, types, {"WIDTH": w}, min(16, w // 1024), 3) for w in (1024, rank.WIDEST)]
     squares = {"gradient": F32, "beside": F32, "out": F32, "d": "i32"}
     made.append((update._squares, squares, {"WIDTH": 1024, "UNIT": True}, 4, 3))
     made.append((update._adam, ADAM, {"WIDTH": 1024, "UNIT": True, "COPY": True}, 4, 3))

@@ -39,7 +39,7 @@ def kernels() -> Kernels:
     home = "unweave.dictionaries.kernels.gpu"
     yield {
         name: importlib.import_module(f"{home}.{name}")
-        for name in ("groups", "choose", "compare", "sums", "update")
+        for name in ("groups", "choose", "compare", "rank", "sums", "update")
     }
     os.environ.pop("TRITON_INTERPRET", None)
     if before is not None:
@@ -72,6 +72,20 @@ def test_group_maxima(kernels: Kernels) -> None:
     found = kernels["groups"].group_maxima(x, W, b, 16, tiles=tiles(kernels))
     padded = torch.nn.functional.pad(pre, (0, 80 - N), value=-torch.inf)
     torch.testing.assert_close(found.double(), padded.view(ROWS, 5, 16).amax(2), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("n", "k"), [(5, 5), (100, 7), (1000, 32)])
+def test_places_of_the_largest_numbers(kernels: Kernels, n: int, k: int) -> None:
+    scores = draw(5, n)
+    scores[1] = -scores[1].abs()
+    scores[2] = 1.0  # all alike
+    scores[3, : n // 2] = -torch.inf
+    scores[4] = (2 * scores[4]).round()  # many alike
+    found = kernels["rank"].top_places(scores, k)
+    assert (found.diff(dim=1) > 0).all()  # each once, in order
+    best = scores.topk(k, dim=1).values
+    assert torch.equal(scores.gather(1, found).sort(1, descending=True).values, best)
+    assert torch.equal(found[2], torch.arange(k, device=DEVICE))
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -4,9 +4,9 @@ The K largest of many numbers lie in the K groups with the largest maxima: whoev
 group is exceeded in K of them. So the first product keeps maxima alone, [rows, latents / g]; the K
 best groups (k a row, or rows k of a batch) are multiplied once more, and the choice is made among
 their K g members. Unlike a bound with a list of whoever exceeds it, this needs no guess of how
-long the list will be and no retry, and ties cannot overflow it; nothing is written by two programs,
-so that the same input gives the same bits. Two products may differ in the last bit of float32,
-which can decide between two latents that are that close.
+long the list will be and no retry, and ties cannot overflow it. Nothing is written by two programs
+and ties are broken by place, so that the same input gives the same bits. Two products may differ
+in the last bit of float32, which can decide between two latents that are that close.
 """
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unweave.dictionaries.code import Support
 from unweave.dictionaries.kernels.gpu.groups import Tiles, group_maxima, members
+from unweave.dictionaries.kernels.gpu.rank import top_places
 from unweave.dictionaries.kernels.select import Selection, largest_places
 
 GROUPS = (16, 32, 64, 128)
@@ -43,12 +44,12 @@ def largest(
     """The k largest `W x + b` of each row; with `signed`, the k largest in absolute value."""
     rows = len(x)
     maxima = group_maxima(x, W, b, group, signed=signed, tiles=tiles)
-    best = maxima.topk(k, dim=1, sorted=False).indices
+    best = top_places(maxima, k)
     row = torch.arange(rows, device=x.device).repeat_interleave(k)
     scores = members(x, W, b, row, best.reshape(-1), group, tiles=tiles).view(rows, k * group)
     # A place past the last latent holds minus infinity, which is no large absolute value.
     ranked = torch.where(scores > -torch.inf, scores.abs(), scores) if signed else scores
-    place = ranked.topk(k, dim=1, sorted=False).indices
+    place = top_places(ranked, k)
     latent = best.gather(1, place // group) * group + place % group
     return Selection(Support.from_topk(latent, len(W)), scores.gather(1, place).reshape(-1))
 
