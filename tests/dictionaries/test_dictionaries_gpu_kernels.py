@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from unweave.dictionaries.activation.batchtopk import BatchTopK
 from unweave.dictionaries.activation.topk import TopK
@@ -95,6 +97,28 @@ def test_the_k_largest_of_each_row(kernels: Kernels, signed: bool) -> None:
     wanted = (pre.abs() if signed else pre).topk(4, dim=1).indices
     mask = torch.zeros_like(pre).scatter(1, wanted, 1.0)
     torch.testing.assert_close(chosen(found).double(), pre * mask, atol=1e-4, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        sizes = [t.numel() for t in tree_leaves(made) if isinstance(t, torch.Tensor)]
+        self.numbers = max([self.numbers, *sizes])
+        return made
+
+
+def test_no_tensor_is_as_large_as_the_pre_activations(kernels: Kernels) -> None:
+    n = 640
+    x, W, b = draw(ROWS, 4), draw(n, 4, seed=1), draw(n, seed=2)
+    with Largest() as made:
+        kernels["choose"].largest(x, W, b, 2, 16, tiles=tiles(kernels))
+        kernels["choose"].largest_of_batch(x, W, b, 2, 16, tiles=tiles(kernels))
+    # The interpreter copies what it is given, four bytes a number.
+    assert 0 < made.numbers <= max(ROWS * n / 16, 4 * W.numel()) < ROWS * n / 2
 
 
 def test_ties_give_k_latents_all_the_same(kernels: Kernels) -> None:
