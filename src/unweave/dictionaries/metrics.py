@@ -76,20 +76,25 @@ class Fidelity(NamedTuple):
 def fidelity_sums(
     y: Float[Tensor, "rows d_out"], y_hat: Float[Tensor, "rows d_out"], code: SparseCode
 ) -> FidelitySums:
-    """What one batch of targets, outputs and the code between them adds up to."""
-    y, y_hat = y.double(), y_hat.double()
-    length, length_hat, dot = y.norm(dim=1), y_hat.norm(dim=1), (y * y_hat).sum(1)
+    """What one batch of targets, outputs and the code between them adds up to.
+
+    Rows are summed in their own precision and added up in float64.
+    """
+    wide = torch.float64
+    squares = [(rows * other).sum(1).to(wide) for rows, other in ((y, y), (y_hat, y_hat))]
+    length, length_hat = (square.sqrt() for square in squares)
+    dot, error = (y * y_hat).sum(1).to(wide), (y - y_hat).square_().sum(1).to(wide)
     on = length > 0
     return FidelitySums(
         rows=len(y),
         pointing=int(on.sum()),
-        target=y.sum(0),
-        target_sq=y.square().sum().item(),
-        output_sq=length_hat.square().sum().item(),
+        target=y.sum(0, dtype=wide),
+        target_sq=squares[0].sum().item(),
+        output_sq=squares[1].sum().item(),
         dot=dot.sum().item(),
         cosine=(dot / (length * length_hat.clamp_min(1e-12)))[on].sum().item(),
         ratio=(length_hat / length)[on].sum().item(),
-        error_sq=(y - y_hat).square().sum().item(),
+        error_sq=error.sum().item(),
         fired=code.fired(),
     )
 
