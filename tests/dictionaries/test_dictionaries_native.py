@@ -1,5 +1,6 @@
 """The compiled kernels against float64, and a machine without a compiler."""
 
+import ctypes
 import subprocess
 import sys
 
@@ -11,6 +12,21 @@ from unweave.dictionaries.kernels.fit import fit
 from unweave.dictionaries.kernels.native import building, calls
 from unweave.dictionaries.kernels.ragged import over_rows, write
 from unweave.dictionaries.kernels.rounding import rounded, to_keep
+
+
+@pytest.fixture(scope="module", params=["own", "plain"], autouse=True)
+def machine(request, tmp_path_factory):
+    """Compiled for this processor, and for any: without its vectors' instructions."""
+    if building.library() is None or request.param == "own":
+        yield
+        return
+    path = tmp_path_factory.mktemp("plain") / "kernels.so"
+    building.compile_to(path, "cc", ())
+    plain = ctypes.CDLL(str(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calls, "library", lambda: plain)
+        yield
+
 
 needs_compiler = pytest.mark.skipif(building.library() is None, reason="no C compiler here")
 DTYPES = {torch.float32: 2e-6, torch.bfloat16: 1e-2}

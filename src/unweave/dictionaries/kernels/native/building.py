@@ -22,10 +22,11 @@ _HERE = Path(__file__).parent
 _SOURCES = ("select.c", "bags.c", "by_latent.c", "update.c")
 # Results must not depend on what a compiler dares to reorder: no -ffast-math.
 _FLAGS = (
-    *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast"),
-    *("-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
+    *("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *("-shared", "-fPIC"),
 )
-_WIDE = "-mprefer-vector-width=512"
+# Processors with 512-bit vectors use them only when told to; not every compiler knows the flag.
+_OWN = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ())
 _log = logging.getLogger("unweave")
 
 
@@ -42,23 +43,28 @@ def library() -> ctypes.CDLL | None:
     try:
         if not path.is_file():
             with new_file(path) as partial:
-                _compile(compiler, partial)
+                compile_to(partial, compiler, *_OWN)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, UserError) as error:
         _log.warning("Kernels could not be compiled and run as torch operations: %s", error)
         return None
 
 
-def _compile(compiler: str, to: Path) -> None:
+def compile_to(path: Path, compiler: str, *machine: tuple[str, ...]) -> None:
+    """Compile the kernels with the first of several flags for a machine that work.
+
+    Raises:
+        SubprocessError: none does; what the compiler said last.
+    """
     sources = [str(_HERE / name) for name in _SOURCES]
-    # Processors with 512-bit vectors use them only when told to; other compilers lack the flag.
-    for flags in ((*_FLAGS, _WIDE), _FLAGS):
-        done = subprocess.run(
-            [compiler, *flags, *sources, "-lm", "-o", str(to)], capture_output=True, timeout=120
-        )
+    said = b""
+    for flags in machine:
+        call = [compiler, *_FLAGS, *flags, *sources, "-lm", "-o", str(path)]
+        done = subprocess.run(call, capture_output=True, timeout=120)
         if done.returncode == 0:
             return
-    raise subprocess.SubprocessError(done.stderr.decode(errors="replace").strip()[:500])
+        said = done.stderr
+    raise subprocess.SubprocessError(said.decode(errors="replace").strip()[:500])
 
 
 def _key(compiler: str) -> str:
