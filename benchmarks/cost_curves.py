@@ -15,13 +15,14 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
 from unweave.artifact.atomic import write_json
 
 HERE = Path(__file__).parent
-RESULTS, PICTURE = HERE / "cost_curves.json", HERE / "cost_curves.png"
+RESULTS = HERE / "cost_curves.json"
 BASE = {"latents": 8192, "width": 576, "k": 32, "batch": 4096, "layers": 1}
 AXES = {
     "latents": [2**e for e in range(10, 18)],
@@ -45,21 +46,23 @@ def measure(point: dict[str, int]) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def walk(axes: list[str], turns: int) -> dict[str, list[dict[str, float]]]:
-    """Every point of the axes, with the least of the turns' times and the largest memory."""
-    found = {axis: [dict.fromkeys(("at",), value) for value in AXES[axis]] for axis in axes}
+def walk(axes: list[str], turns: int) -> Iterator[dict[str, list[dict[str, float]]]]:
+    """Every point of the axes, turn by turn: the least of the times, the most of the memory."""
+    found: dict[str, list[dict[str, float]]] = {axis: [] for axis in axes}
     for turn in range(turns):
         for axis in axes:
-            for row in found[axis]:
-                now = measure(BASE | {axis: int(row["at"])})
+            for place, value in enumerate(AXES[axis]):
+                now = {"at": value} | measure(BASE | {axis: value})
                 if turn:
-                    now["cpu_s"] = min(now["cpu_s"], row["cpu_s"])
-                    now["wall_s"] = min(now["wall_s"], row["wall_s"])
-                    now["grown_bytes"] = max(now["grown_bytes"], row["grown_bytes"])
-                row |= now
-                seconds, megabytes = row["cpu_s"], row["grown_bytes"] / 1e6
-                print(f"{axis} {row['at']}: {seconds:.3f} s, {megabytes:.0f} MB", flush=True)
-    return found
+                    before = found[axis][place]
+                    now |= {key: min(now[key], before[key]) for key in ("cpu_s", "wall_s")}
+                    now["grown_bytes"] = max(now["grown_bytes"], before["grown_bytes"])
+                    found[axis][place] = now
+                else:
+                    found[axis].append(now)
+                seconds, megabytes = now["cpu_s"], now["grown_bytes"] / 1e6
+                print(f"{axis} {value}: {seconds:.4f} s, {megabytes:.1f} MB", flush=True)
+        yield found
 
 
 def power_law(x: list[float], y: list[float]) -> dict[str, float]:
@@ -115,7 +118,7 @@ def draw(curves: dict[str, list[dict[str, float]]], laws: dict, path: Path) -> N
             if column == 0:
                 panel.set_ylabel(label)
     panels[1, 0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=70)
 
 
 def main() -> None:
@@ -125,12 +128,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    results = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    curves = results.get("curves", {}) | walk(asked.axes, asked.turns)
-    laws = {axis: fits(rows) for axis, rows in curves.items()}
-    results = {"machine": describe_machine(), "base": BASE, "curves": curves, "laws": laws}
-    write_json(asked.out, results)
-    draw(curves, laws, asked.out.with_suffix(".png"))
+    before = json.loads(asked.out.read_text())["curves"] if asked.out.exists() else {}
+    machine = describe_machine()
+    for walked in walk(asked.axes, asked.turns):
+        curves = before | walked
+        laws = {axis: fits(rows) for axis, rows in curves.items()}
+        write_json(asked.out, {"machine": machine, "base": BASE, "curves": curves, "laws": laws})
+        draw(curves, laws, asked.out.with_suffix(".png"))
     for axis, found in laws.items():
         for name, law in found.items():
             interval = f" ({law['low']:.2f} to {law['high']:.2f})" if "low" in law else ""
