@@ -153,3 +153,24 @@ def test_shards_written_while_the_next_is_computed_hold_the_same(subject, tmp_pa
         for index in range(h.windows):
             want, found = h.window(index), kept.window(index)
             assert all(torch.equal(found.vectors[site], want.vectors[site]) for site in SITES)
+
+
+def test_batches_of_one_window_can_be_had_together_and_no_others(subject):
+    with Workers(1) as crew:
+        source = WindowSource(harvester(subject, crew, shuffled=True), batch=20, epochs=2)
+        found = []
+        for step in range(source.steps):
+            source.at(step)
+            found.append(source.together(step))
+        assert found == 2 * [3, 2, 1, 3, 2, 1, 3, 2, 1, 1]
+        drawn = WindowSource(harvester(subject, crew), batch=20)
+        drawn.at(0)
+        assert drawn.together(0) == 1  # each would be a copy
+
+
+def test_one_window_gone_through_again_and_again_is_one_block_a_time(subject):
+    with Workers(1) as crew:
+        one = Harvester(subject, ROWS[:4], SITES, workers=crew, seed=0, shuffled=True)
+        source = WindowSource(one, batch=20, epochs=3)
+        source.at(0)
+        assert [source.together(step) for step in range(9)] == 3 * [3, 2, 1]

@@ -173,6 +173,14 @@ class WindowSource:
         drawn = mine if now.shuffled else now.order[mine]
         return VectorBatch({site: rows[drawn] for site, rows in now.vectors.items()})
 
+    def together(self, step: int) -> int:
+        """How many batches, from the one of this step on, are views of the window it lies in."""
+        if self._now is None or not self._now.shuffled:
+            return 1
+        index, place = self._places[step]
+        following = enumerate(self._places[step:])
+        return next((n for n, at in following if at != (index, place + n)), self.steps - step)
+
     def first(self) -> VectorBatch:
         """All vectors of the first window, to take scales and first weights from.
 

@@ -46,6 +46,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class InBlocks(Protocol):
+    """A source of which several batches can be had at once at no cost."""
+
+    def together(self, step: int) -> int:
+        """How many, from this step on, once its batch has been asked for."""
+        ...
+
+
 def train(
     trainees: Sequence[Trainee],
     source: Source,
@@ -81,18 +90,18 @@ def train(
         per_step = getattr(source, "batch", 1)
         with progress.task("Training", total=source.steps * per_step, unit="vectors") as advance:
             advance(done * per_step)
-            for step in range(done, source.steps):
-                _step_all(trainees, source.at(step), workers)
-                advance(per_step)
-                if (step + 1) % settings.log_every and step + 1 < source.steps:
+            while done < source.steps:
+                batches = _batches(source, done, settings.log_every)
+                _step_all(trainees, batches, workers)
+                done += len(batches)
+                advance(per_step * len(batches))
+                if done % settings.log_every and done < source.steps:
                     continue
-                log.write([_line(trainee, step + 1) for trainee in trainees])
+                log.write([_line(trainee, done) for trainee in trainees])
                 if plateau.reached(log.lines):
                     break
                 # Only between two log lines, or what has been summed up for the next were lost.
-                checkpoints.offer(
-                    step + 1, log.lines, lambda: {t.name: t.state() for t in trainees}
-                )
+                checkpoints.offer(done, log.lines, lambda: {t.name: t.state() for t in trainees})
     finally:
         log.close()
     for trainee in trainees:
@@ -133,17 +142,21 @@ def _line(trainee: Trainee, step: int) -> dict[str, float | int | str]:
     return {"trainee": trainee.name, "step": step, **trainee.report()}
 
 
-def _step_all(trainees: Sequence[Trainee], batch: Any, workers: Workers | None) -> None:
-    if workers is None:
-        for trainee in trainees:
-            trainee.step(batch)
-        return
+def _batches(source: Source, step: int, log_every: int) -> list[Any]:
+    """What every trainee goes through before the next one does: its weights stay in the cache."""
+    batches = [source.at(step)]
+    count = source.together(step) if isinstance(source, InBlocks) else 1
+    end = min(step + count, source.steps, (step // log_every + 1) * log_every)
+    return batches + [source.at(later) for later in range(step + 1, end)]
 
-    def step(trainee: Trainee) -> None:
-        if isinstance(batch, TokenBatch):  # two passes at once would see each other's hooks
-            trainee.step(replace(batch, subject=workers.twin(batch.subject)))
-        else:
+
+def _step_all(trainees: Sequence[Trainee], batches: Sequence[Any], workers: Workers | None) -> None:
+    def steps(trainee: Trainee) -> None:
+        for batch in batches:
+            if workers is not None and isinstance(batch, TokenBatch):
+                # Two passes at once would see each other's hooks.
+                batch = replace(batch, subject=workers.twin(batch.subject))
             trainee.step(batch)
 
-    for _ in workers.map(step, trainees):
+    for _ in map(steps, trainees) if workers is None else workers.map(steps, trainees):
         pass
