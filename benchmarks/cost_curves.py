@@ -121,6 +121,26 @@ def draw(curves: dict[str, list[dict[str, float]]], laws: dict, path: Path) -> N
     figure.savefig(path, dpi=70)
 
 
+def table(curves: dict[str, list[dict[str, float]]], laws: dict) -> str:
+    """The exponents as the docs show them."""
+    lines = [
+        "| axis | from, to | seconds a step | exponent | upper half | peak MB | exponent, upper half |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for axis in (axis for axis in AXES if axis in curves):
+        first, last, law = curves[axis][0], curves[axis][-1], laws[axis]
+        every = law["cpu_s, all"]
+        lines.append(
+            f"| {axis} | {first['at']:,} to {last['at']:,} "
+            f"| {first['cpu_s']:.3f} to {last['cpu_s']:.2f} "
+            f"| {every['exponent']:.2f} ({every['low']:.2f} to {every['high']:.2f}) "
+            f"| {law['cpu_s, upper half']['exponent']:.2f} "
+            f"| {first['grown_bytes'] / 1e6:.0f} to {last['grown_bytes'] / 1e6:,.0f} "
+            f"| {law['grown_bytes, upper half']['exponent']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, fit, draw, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -135,10 +155,7 @@ def main() -> None:
         laws = {axis: fits(rows) for axis, rows in curves.items()}
         write_json(asked.out, {"machine": machine, "base": BASE, "curves": curves, "laws": laws})
         draw(curves, laws, asked.out.with_suffix(".png"))
-    for axis, found in laws.items():
-        for name, law in found.items():
-            interval = f" ({law['low']:.2f} to {law['high']:.2f})" if "low" in law else ""
-            print(f"{axis}, {name}: exponent {law['exponent']:.2f}{interval}")
+    print(table(curves, laws))
 
 
 if __name__ == "__main__":

@@ -219,6 +219,9 @@ def limits() -> str:
             f"{a.batch * a.latents * 2 / one.devices / 1e9:.0f} GB"
         ),
         "share of the traffic for choosing k across shards": f"{candidates:.0%}",
+        "bytes a device and step if each shard's choice goes to all, as it does here today": (
+            f"{(one.devices - 1) * a.batch * a.k * 4 / 1e9:.1f} GB"
+        ),
         "devices for one layer beyond which more do not help": f"{widest(a)}",
         "gradients between two copies of the dictionary, a device and step": (
             f"{one.weights * 2 / one.devices / 1e9:.0f} GB"
