@@ -124,7 +124,7 @@ def draw(curves: dict[str, list[dict[str, float]]], laws: dict, path: Path) -> N
 def table(curves: dict[str, list[dict[str, float]]], laws: dict) -> str:
     """The exponents as the docs show them."""
     lines = [
-        "| axis | from, to | seconds a step | exponent | upper half | peak MB | exponent, upper half |",
+        "| axis | from, to | seconds a step | exponent | upper half | peak MB | upper half |",
         "|---|---|---|---|---|---|---|",
     ]
     for axis in (axis for axis in AXES if axis in curves):
