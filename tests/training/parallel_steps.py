@@ -135,10 +135,9 @@ class Cut:
         return self._source.at(step)
 
 
-def run(name: str, folder: Path, rows: Grid, latents: Grid) -> None:
+def run(name: str, folder: Path, grid: Grid) -> None:
     """A run called MODE:KIND[:HOW]."""
     mode, kind, how = [*name.split(":"), ""][:3]
-    grid = {"rows": rows, "latents": latents}[mode]
     dictionaries, settings = parts(kind)
     trainee = SharedTrainee(dictionaries, settings, grid=grid, steps=STEPS, batch=BATCH, seed=5)
     where = folder / f"{mode}-{kind}-run" if how in ("cut", "kill", "resume") else None
@@ -165,9 +164,11 @@ def run(name: str, folder: Path, rows: Grid, latents: Grid) -> None:
 
 def main(folder: Path, names: list[str]) -> None:
     with together() as rows:
-        latents = grid_of(launched(), launched(), rows.device)
+        shards = {"latents": launched(), "both": 2}
         for name in names:
-            run(name, folder, rows, latents)
+            mode = name.split(":")[0]
+            grid = rows if mode == "rows" else grid_of(launched(), shards[mode], rows.device)
+            run(name, folder, grid)
 
 
 if __name__ == "__main__":
