@@ -26,6 +26,7 @@ from unweave.training.objectives.local import Local
 from unweave.training.objectives.loss import Loss, State
 from unweave.training.penalties.weighted import Penalty, Steering
 from unweave.training.schedule import Schedule
+from unweave.training.screening import Screen, Screening
 from unweave.training.update import update_
 
 _WATCH_EVERY = 8
@@ -60,6 +61,8 @@ class TraineeSettings(BaseModel):
     """What is done for latents that fall silent."""
     lazy: Lazy | None = None
     """When given, rows of silent latents wait: worth it for wide dictionaries and small batches."""
+    screen: Screen | None = None
+    """When given, vectors choose among likely latents: worth it for very wide dictionaries."""
     k_from: PositiveFloat | None = None
     """TopK and BatchTopK: begin with this many times k latents and come down to k ..."""
     k_until: float = Field(default=0.25, gt=0, le=1)
@@ -100,6 +103,10 @@ class Trainee:
         self._offsets = offset_masks(self.dictionaries) if adds_up else {}
         self.silence = {k: Silence(d.n_latents, self.device) for k, d in dictionaries.items()}
         self.steering = {k: Steering(settings.penalties) for k in dictionaries}
+        screen = settings.screen
+        self._screening = (
+            {} if screen is None else {k: Screening(d, screen) for k, d in dictionaries.items()}
+        )
         self._limit = settings.dead.silent_share * steps * batch
         self._sums: dict[str, FidelitySums] = {}
         self._log: dict[str, float] = {}
@@ -140,6 +147,8 @@ class Trainee:
         }
         state = State(self.step_index, self.step_index / max(self.steps, 1), dead)
         auxk = self.settings.dead.auxk
+        for screening in self._screening.values():
+            screening.begin_step(self.step_index, self.steps)
         # Gradients of several processes are added up as whole matrices.
         with listed_rows(self.settings.lazy is not None and shares() is ALONE):
             loss = self.settings.objective.loss(
@@ -183,6 +192,8 @@ class Trainee:
             for key, dictionary in self.dictionaries.items()
             for side in ("reads", "writes")
         }
+        for key, screening in self._screening.items():
+            tensors |= {f"screen.{key}.{name}": t for name, t in screening.state().items()}
         return tensors | {"step": torch.tensor(self.step_index)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -193,6 +204,9 @@ class Trainee:
             self.steering[key].log_factor = tensors[f"steering.{key}"].clone()
             reads, writes = (tensors[f"scales.{key}.{s}"].tolist() for s in ("reads", "writes"))
             dictionary.rescale_(reads, writes)
+        for key, screening in self._screening.items():
+            names = [name for name in tensors if name.startswith(f"screen.{key}.")]
+            screening.restore({name.rpartition(".")[2]: tensors[name] for name in names})
         self.step_index = int(tensors["step"])
 
     def _exchange(self, loss: Loss, dead: Mapping[str, Tensor]) -> None:
@@ -234,6 +248,8 @@ class Trainee:
         due = resample is not None and self.step_index in {
             int(share * self.steps) for share in resample.at
         }
+        for key, screening in self._screening.items():
+            screening.end_step(loss.watched[key])
         for key, seen in loss.watched.items():
             code = seen.passed.sparse_code
             self.silence[key].note(code)

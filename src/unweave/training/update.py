@@ -56,8 +56,7 @@ def update_(
         is_unit = id(parameter) in unit
         which = None
         if grad.is_sparse:
-            grad = grad.coalesce()
-            which, grad = grad.indices()[0], grad.values()
+            which, grad = _listed(grad)
         if parameter.dim() == 2 and gpu.able(parameter, grad):
             matrices.append(_Matrix(parameter, grad, None, is_unit))
             if limit is not None:
@@ -85,6 +84,14 @@ def update_(
     optimizer.step()
     done = {id(matrix.weight) for matrix in matrices}
     _unit_again(dictionaries, done)
+
+
+def _listed(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows that have a gradient, each once, and their gradients."""
+    which = grad._indices()[0]
+    if not bool((which.diff() > 0).all()):  # autograd forgets that it was in order
+        grad = grad.coalesce()
+    return grad._indices()[0], grad._values()
 
 
 def _numbers(squares: Mapping[str, float | Tensor]) -> dict[str, float]:

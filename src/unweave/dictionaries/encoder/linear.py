@@ -1,5 +1,6 @@
 """The common encoder: pre = W_enc x + b_enc."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,33 +25,6 @@ class Linear(Chosen):
         return LinearEncoder(d_in, n_latents)
 
 
-class LinearEncoder(nn.Module):
-    """See `Linear`."""
-
-    def __init__(self, d_in: int, n_latents: int) -> None:
-        super().__init__()
-        self.W_enc = nn.Parameter(torch.zeros(n_latents, d_in))
-        self.b_enc = nn.Parameter(torch.zeros(n_latents))
-
-    def dense(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows latents"]:
-        """All pre-activations, differentiable."""
-        return nn.functional.linear(x, self.W_enc, self.b_enc)
-
-    def scorer(self, dtype: torch.dtype) -> Scorer:
-        """What latents are ranked by: their pre-activations, multiplied in `dtype`."""
-        return linear_scorer(self.W_enc, self.b_enc, dtype)
-
-    def at(
-        self,
-        x: Float[Tensor, "rows d_in"],
-        support: Support,
-        score: Float[Tensor, " active"],
-        low: Float[Tensor, "rows d_in"] | None = None,
-    ) -> Float[Tensor, " active"]:
-        """Pre-activations of chosen latents, differentiable; `low` is x as it was multiplied."""
-        return pick(score, x, self.W_enc, self.b_enc, support, low)
-
-
 @dataclass(frozen=True)
 class LinearScorer:
     """`W x + bias` for a tile of rows; what it multiplies by is there for kernels to read."""
@@ -63,6 +37,38 @@ class LinearScorer:
     def __call__(self, tile: Tensor) -> Tensor:
         """Scores [tile, latents] of a tile [tile, d_in], in the format of the product."""
         return torch.addmm(self.bias.to(self.W.dtype), tile.to(self.W.dtype), self.W.T)
+
+
+class LinearEncoder(nn.Module):
+    """See `Linear`."""
+
+    def __init__(self, d_in: int, n_latents: int) -> None:
+        super().__init__()
+        self.W_enc = nn.Parameter(torch.zeros(n_latents, d_in))
+        self.b_enc = nn.Parameter(torch.zeros(n_latents))
+        self.screen: Callable[[LinearScorer], Scorer] | None = None
+
+    def dense(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows latents"]:
+        """All pre-activations, differentiable."""
+        return nn.functional.linear(x, self.W_enc, self.b_enc)
+
+    def scorer(self, dtype: torch.dtype) -> Scorer:
+        """What latents are ranked by: their pre-activations, multiplied in `dtype`.
+
+        While somebody screens them (`training.screening`), of those that are left.
+        """
+        scorer = linear_scorer(self.W_enc, self.b_enc, dtype)
+        return scorer if self.screen is None else self.screen(scorer)
+
+    def at(
+        self,
+        x: Float[Tensor, "rows d_in"],
+        support: Support,
+        score: Float[Tensor, " active"],
+        low: Float[Tensor, "rows d_in"] | None = None,
+    ) -> Float[Tensor, " active"]:
+        """Pre-activations of chosen latents, differentiable; `low` is x as it was multiplied."""
+        return pick(score, x, self.W_enc, self.b_enc, support, low)
 
 
 def linear_scorer(W_enc: Tensor, b_enc: Tensor, dtype: torch.dtype) -> LinearScorer:
