@@ -55,13 +55,13 @@ def launch(*arguments: str, processes: int = 2) -> tuple[list[int], str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All runs: those that end, then one that is killed; then what goes on from there."""
     folder = tmp_path_factory.mktemp("parallel")
-    cut = ["rows:batchtopk:cut", "rows:batchtopk:resume", "latents:topk:kill"]
-    codes, said = launch(str(folder), *TOGETHER, *MORE, *cut, "--checked")
-    assert (folder / "rows-batchtopk-resume.json").is_file(), said
+    codes, said = launch(str(folder), *TOGETHER, *MORE, "rows:batchtopk:cut", "latents:topk:kill")
+    assert (folder / "latents-topk-run").is_dir(), said
     assert codes[1] == -signal.SIGKILL
     assert codes[0] not in (0, -signal.SIGKILL), "the other notices"
     shutil.copytree(folder / "latents-topk-run", folder / "rows-topk-run")
-    codes, said = launch(str(folder), "latents:topk:resume", "rows:topk:resume")
+    resumed = ["latents:topk:resume", "rows:topk:resume", "rows:batchtopk:resume"]
+    codes, said = launch(str(folder), *resumed, "--checked")
     assert codes == [0, 0], said
     return folder
 
