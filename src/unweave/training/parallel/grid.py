@@ -98,9 +98,8 @@ def together(shards: int = 1) -> Iterator[Grid]:
         yield ALONE
         return
     device = _own_device()
-    cuda = device.type == "cuda"
     if not dist.is_initialized():  # once and for all: a store cannot be met at twice
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        _meet(device)
         atexit.register(dist.destroy_process_group)
     try:
         yield grid_of(world, shards, device)
@@ -116,6 +115,21 @@ def grid_of(world: int, shards: int, device: torch.device) -> Grid:
     mesh = init_device_mesh(device.type, sides, mesh_dim_names=("rows", "latents"))
     rows, latents = (Group(mesh.get_group(side)) for side in ("rows", "latents"))
     return Grid(rows, latents, Group(dist.group.WORLD), device)
+
+
+def _meet(device: torch.device) -> None:
+    """Connect all processes with one another."""
+    store, rank, world = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
+    # torchrun keeps its store when it starts all again, and with it where the dead could be
+    # reached; whoever comes first would look for them there.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        timeout=PATIENCE,
+        store=dist.PrefixStore(f"attempt {attempt}", store),
+        rank=rank,
+        world_size=world,
+    )
 
 
 def _own_device() -> torch.device:
