@@ -73,7 +73,7 @@ class Quality(NamedTuple):
     """Number of latents."""
     batch: int = 1024
     """Vectors in a batch."""
-    checkpoints: int = 16
+    checkpoints: int = 10
     """How often the held-out vectors are looked at, the clock standing still."""
 
     def task(self) -> Task:
