@@ -12,6 +12,7 @@ from unweave.activations.scale import unit_scale
 from unweave.dictionaries.cross_layer import offset_masks
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.initial import Start, initialise_
+from unweave.dictionaries.kernels.deferred import PutOff, putting_off
 from unweave.dictionaries.kernels.listed import listed_rows
 from unweave.dictionaries.metrics import FidelitySums, fidelity_of, fidelity_sums
 from unweave.dictionaries.shares import ALONE, shares
@@ -31,6 +32,8 @@ from unweave.training.update import update_
 
 _WATCH_EVERY = 8
 """Fidelity is summed up in every eighth step: in all of them it would cost a tenth of the time."""
+_PUT_OFF_BYTES = 1 << 25
+"""Matrices of this size have their gradient worked out in blocks (`kernels.deferred`)."""
 
 Objective = Annotated[Local | EndToEnd | CrossLayer, Field(discriminator="kind")]
 
@@ -150,14 +153,16 @@ class Trainee:
         for screening in self._screening.values():
             screening.begin_step(self.step_index, self.steps)
         # Gradients of several processes are added up as whole matrices.
-        with listed_rows(self.settings.lazy is not None and shares() is ALONE):
+        alone, lazy = shares() is ALONE, self.settings.lazy is not None
+        at_least = _PUT_OFF_BYTES if alone and not lazy else None
+        with listed_rows(lazy and alone), putting_off(at_least) as put_off:
             loss = self.settings.objective.loss(
                 self.dictionaries, batch, state, self.steering, auxk
             )
         self.optimizer.zero_grad()
         loss.total.backward()
         self._exchange(loss, dead)
-        self._update()
+        self._update(put_off)
         self._note(loss, dead)
         self.step_index += 1
         return loss
@@ -229,7 +234,7 @@ class Trainee:
             dictionary = self.dictionaries[key]
             dictionary.activation.k = min(round(k * factor), dictionary.n_latents)
 
-    def _update(self) -> None:
+    def _update(self, put_off: PutOff | None) -> None:
         for key, mask in self._offsets.items():
             if (to_offset := self.dictionaries[key].b_dec.grad) is not None:
                 to_offset.mul_(mask)
@@ -238,8 +243,14 @@ class Trainee:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self.settings.schedule.at(self.step_index, self.steps)
         limit = None if clip is None else clip * width**0.5
-        lazy = self.settings.lazy
-        update_(self.modules, self.optimizer, limit=limit, in_all=self._squared_norm, lazy=lazy)
+        update_(
+            self.modules,
+            self.optimizer,
+            limit=limit,
+            in_all=self._squared_norm,
+            lazy=self.settings.lazy,
+            put_off=put_off,
+        )
 
     @torch.no_grad()
     def _note(self, loss: Loss, dead: Mapping[str, Tensor]) -> None:

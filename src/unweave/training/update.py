@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from unweave.dictionaries.dictionary import Dictionary
+from unweave.dictionaries.kernels.deferred import PutOff
 from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.native import calls as native
 from unweave.dictionaries.kernels.rounding import to_keep
+from unweave.training.blocks import Blocks
 from unweave.training.lazy import Lazy, listed
 
 
@@ -37,23 +39,29 @@ def update_(
     limit: float | None,
     in_all: Callable[[Mapping[str, float]], float],
     lazy: Lazy | None = None,
+    put_off: PutOff | None = None,
 ) -> None:
     """Apply the gradients that lie in `.grad`, their norm brought down to `limit` if it exceeds it.
 
     The learning rate is what the optimiser's one group says; `in_all` adds up the squared norms of
     the parameters' gradients, named as `modules` names them. With `lazy`, rows of compiled kernels'
-    matrices wait while they have no gradient.
+    matrices wait while they have no gradient. `put_off` has what does not lie in `.grad`.
     """
     dictionaries = [d for d in modules.values() if isinstance(d, Dictionary)]
     unit = {id(d.W_dec) for d in dictionaries if d.spec.decoder == "unit"}
     matrices: list[_Matrix] = []
+    blocks: list[Blocks] = []
     squares: dict[str, float | Tensor] = {}
     others: list[Tensor] = []
     for name, parameter in modules.named_parameters():
         grad = parameter.grad
+        is_unit = id(parameter) in unit
+        if put_off is not None and (entries := put_off.of(parameter)):
+            blocks.append(Blocks.of(parameter, entries, grad, unit=is_unit))
+            squares[name] = blocks[-1].square
+            continue
         if grad is None:
             continue
-        is_unit = id(parameter) in unit
         which = None
         if grad.is_sparse:
             which, grad = _listed(grad)
@@ -81,8 +89,12 @@ def update_(
     for matrix in matrices:
         _step_matrix(matrix, optimizer, factor, lazy)
         matrix.weight.grad = None  # or the optimiser would apply it once more
+    for several in blocks:
+        step = _next_step(several.parameter, optimizer, factor)
+        several.step(optimizer.state[several.parameter], step)
+        several.parameter.grad = None
     optimizer.step()
-    done = {id(matrix.weight) for matrix in matrices}
+    done = {id(matrix.weight) for matrix in matrices} | {id(b.parameter) for b in blocks}
     _unit_again(dictionaries, done)
 
 
@@ -110,34 +122,17 @@ def _unit_again(dictionaries: Sequence[Dictionary], done: set[int]) -> None:
             dictionary.unit_decoder_()
 
 
-def _step_matrix(
-    matrix: _Matrix, optimizer: torch.optim.Adam, factor: float, lazy: Lazy | None
-) -> None:
-    state = optimizer.state[matrix.weight]
+def _next_step(parameter: nn.Parameter, optimizer: torch.optim.Adam, factor: float) -> native.Step:
+    """Adam's numbers for a parameter's next step, its moments made if they are not there."""
+    state = optimizer.state[parameter]
     if not state:
         state["step"] = torch.zeros(())
-        state["exp_avg"] = torch.zeros_like(matrix.weight)
-        state["exp_avg_sq"] = torch.zeros_like(matrix.weight)
+        state["exp_avg"] = torch.zeros_like(parameter)
+        state["exp_avg_sq"] = torch.zeros_like(parameter)
     state["step"] = state["step"].cpu() + 1  # counted here: nobody is to wait for a device
     group = optimizer.param_groups[0]
-    moments = (state["exp_avg"], state["exp_avg_sq"])
     (beta1, beta2), steps = group["betas"], float(state["step"])
-    kept = to_keep(matrix.weight)
-    if gpu.able(matrix.weight, matrix.grad):
-        gpu.adam(
-            matrix.weight,
-            matrix.grad,
-            moments,
-            lr=group["lr"],
-            betas=(beta1, beta2),
-            eps=group["eps"],
-            step=int(steps),
-            factor=factor,
-            unit=matrix.unit,
-            copy=kept,
-        )
-        return
-    step = native.Step(
+    return native.Step(
         rate=group["lr"],
         beta1=beta1,
         beta2=beta2,
@@ -146,5 +141,27 @@ def _step_matrix(
         correction2=1 - beta2**steps,
         factor=factor,
     )
+
+
+def _step_matrix(
+    matrix: _Matrix, optimizer: torch.optim.Adam, factor: float, lazy: Lazy | None
+) -> None:
+    step = _next_step(matrix.weight, optimizer, factor)
+    state, kept = optimizer.state[matrix.weight], to_keep(matrix.weight)
+    moments = (state["exp_avg"], state["exp_avg_sq"])
+    if gpu.able(matrix.weight, matrix.grad):
+        gpu.adam(
+            matrix.weight,
+            matrix.grad,
+            moments,
+            lr=step.rate,
+            betas=(step.beta1, step.beta2),
+            eps=step.eps,
+            step=int(state["step"]),
+            factor=factor,
+            unit=matrix.unit,
+            copy=kept,
+        )
+        return
     waiting = listed(state, matrix.weight, matrix.which, lazy)
     native.adam(matrix.weight, matrix.grad, *moments, matrix.along, step, kept, waiting)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unweave.dictionaries.code import Support
+from unweave.dictionaries.kernels.deferred import putting_off_for
 from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.listed import lists_rows
 from unweave.dictionaries.kernels.native import calls as native
@@ -46,7 +47,7 @@ class _Fit(torch.autograd.Function):
         rows = max(1, len(target))
         found = (gpu if gpu.able(target) else native).fit(matrix, *code, b_dec, target, 2 / rows)
         ctx.save_for_backward(value, found.error, found.to_value, found.to_bias.sum(0))
-        ctx.support, ctx.listed = support, lists_rows(W_dec)
+        ctx.support, ctx.listed, ctx.put_off = support, lists_rows(W_dec), putting_off_for(W_dec)
         ctx.mark_non_differentiable(found.y)
         return (found.square.sum() / rows).float(), found.y
 
@@ -57,5 +58,6 @@ class _Fit(torch.autograd.Function):
             value, to_value, to_b_dec = value * g, to_value * g, to_b_dec * g
         to_W_dec = None
         if ctx.needs_input_grad[1]:
-            to_W_dec = gradient_of_rows(value, error, ctx.support, listed=ctx.listed)
+            how = {"listed": ctx.listed, "put_off": ctx.put_off}
+            to_W_dec = gradient_of_rows(value, error, ctx.support, **how)
         return to_value, to_W_dec, to_b_dec, None, None, None

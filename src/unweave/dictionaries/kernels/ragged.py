@@ -10,6 +10,7 @@ the entries and is left to autograd.
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unweave.dictionaries.code import ByLatent, Support
+from unweave.dictionaries.kernels.deferred import putting_off_for
 from unweave.dictionaries.kernels.gpu import calls as gpu
 from unweave.dictionaries.kernels.listed import listed_over_rows, lists_rows
 from unweave.dictionaries.kernels.native import calls as native
@@ -102,8 +104,15 @@ def gradient_of_rows(
     support: Support,
     *,
     listed: bool,
-) -> Float[Tensor, "latents d"]:
-    """`over_rows` as a matrix's gradient; with `listed` of the active latents alone (`listed`)."""
+    put_off: Callable[[Tensor, Tensor, Support], None] | None = None,
+) -> Float[Tensor, "latents d"] | None:
+    """`over_rows` as a matrix's gradient; with `listed` of the active latents alone (`listed`).
+
+    `put_off` is told what to sum up later instead (`deferred`).
+    """
+    if put_off is not None:
+        put_off(weight, rows, support)
+        return None
     found = listed_over_rows(weight, rows, support) if listed else None
     return over_rows(weight, rows, support) if found is None else found
 
@@ -135,7 +144,7 @@ class _Write(torch.autograd.Function):
     def forward(ctx, value, W_dec, support, dtype):  # type: ignore[no-untyped-def]
         matrix = rounded(W_dec, dtype)
         ctx.save_for_backward(value, matrix)
-        ctx.support, ctx.listed = support, lists_rows(W_dec)
+        ctx.support, ctx.listed, ctx.put_off = support, lists_rows(W_dec), putting_off_for(W_dec)
         return over_latents(value, matrix, support)
 
     @staticmethod
@@ -145,7 +154,8 @@ class _Write(torch.autograd.Function):
         to_value = inner(g, matrix, ctx.support) if ctx.needs_input_grad[0] else None
         to_W_dec = None
         if ctx.needs_input_grad[1]:
-            to_W_dec = gradient_of_rows(value, g, ctx.support, listed=ctx.listed)
+            how = {"listed": ctx.listed, "put_off": ctx.put_off}
+            to_W_dec = gradient_of_rows(value, g, ctx.support, **how)
         return to_value, to_W_dec, None, None
 
 
@@ -154,7 +164,7 @@ class _Pick(torch.autograd.Function):
     def forward(ctx, known, x, W_enc, b_enc, support, low):  # type: ignore[no-untyped-def]
         rows = x if low is None or not (native.able(low) or gpu.able(low)) else low
         ctx.save_for_backward(rows, W_enc)
-        ctx.support, ctx.listed = support, lists_rows(W_enc)
+        ctx.support, ctx.listed, ctx.put_off = support, lists_rows(W_enc), putting_off_for(W_enc)
         return known.clone()
 
     @staticmethod
@@ -163,6 +173,7 @@ class _Pick(torch.autograd.Function):
         _, want_x, want_W, want_b, *_ = ctx.needs_input_grad
         support = ctx.support
         to_x = over_latents(g, W_enc, support) if want_x else None
-        to_W = gradient_of_rows(g, rows, support, listed=ctx.listed) if want_W else None
+        how = {"listed": ctx.listed, "put_off": ctx.put_off}
+        to_W = gradient_of_rows(g, rows, support, **how) if want_W else None
         to_b = total(g, support) if want_b else None
         return None, to_x, to_W, to_b, None, None
