@@ -69,6 +69,15 @@ KINDS: dict[str, tuple[Any, dict, dict]] = {
             )
         },
     ),
+    "few": (
+        JumpReLU(threshold=1.5, bandwidth=0.5),
+        {},
+        # Restarts leave Adam gradients of rounding size here, of which it makes steps of 1e-9.
+        {
+            "penalties": (Penalty(form=L0(), weight=0.1),),
+            "dead": DeadLatents(silent_share=0.02, auxk=AuxK(k=4)),
+        },
+    ),
     "steered": (
         ReLU(),
         {"decoder": "free", "nesting": (10, LATENTS)},
@@ -81,7 +90,7 @@ KINDS: dict[str, tuple[Any, dict, dict]] = {
     ),
     "switch": (TopK(k=3), {"encoder": Switch(experts=4)}, {"dead": DEAD}),
 }
-DEALT_OUT = ("topk", "abstopk", "batchtopk", "jumprelu", "steered")
+DEALT_OUT = ("topk", "abstopk", "batchtopk", "jumprelu", "few", "steered")
 """Those whose latents can be shared out."""
 
 

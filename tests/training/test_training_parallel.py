@@ -27,7 +27,7 @@ from unweave.training.parallel.trainee import SharedTrainee, gathered
 
 SCRIPT = Path(__file__).parent / "parallel_steps.py"
 TOGETHER = [f"rows:{kind}" for kind in KINDS] + [f"latents:{kind}" for kind in DEALT_OUT]
-MORE = ["rows:batchtopk:uneven", "rows:jumprelu:uneven", "rows:topk:apart", "latents:topk:apart"]
+MORE = ["rows:batchtopk:uneven", "rows:few:uneven", "rows:topk:apart", "latents:topk:apart"]
 
 
 def launch(*arguments: str, processes: int = 2) -> tuple[list[int], str]:
@@ -81,7 +81,7 @@ def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
-@pytest.mark.parametrize("name", [*TOGETHER, "rows:batchtopk:uneven", "rows:jumprelu:uneven"])
+@pytest.mark.parametrize("name", [*TOGETHER, "rows:batchtopk:uneven", "rows:few:uneven"])
 def test_two_processes_make_what_one_makes(folder: Path, name: str) -> None:
     log, state = found(folder, name)
     expected_log, expected = by_one(name.split(":")[1])

@@ -21,7 +21,10 @@ CHOSEN, FIRED = 1, 2
 
 
 def who_fired(passed: Pass, n_latents: int, group: Group) -> UInt8[Tensor, " latents"]:
-    """0 for latents that were chosen nowhere, `FIRED` for those that were not zero somewhere."""
+    """0 for latents that can have a gradient nowhere, `FIRED` for those not zero somewhere.
+
+    One process may have computed all latents where another looked at few: then all may have one.
+    """
     if passed.code is not None:
         support, value = passed.code.support, passed.code.value.detach()
         state = torch.zeros(n_latents, dtype=torch.uint8, device=value.device)
@@ -30,7 +33,7 @@ def who_fired(passed: Pass, n_latents: int, group: Group) -> UInt8[Tensor, " lat
     else:
         assert passed.latents is not None
         on = (passed.latents.detach() != 0).any(0)
-        state = on.to(torch.uint8) * FIRED
+        state = on.to(torch.uint8) + CHOSEN
     return group.largest(state)
 
 

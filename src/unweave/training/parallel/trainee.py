@@ -124,7 +124,7 @@ class SharedTrainee(Trainee):
                 silence = self.silence[key]
                 assert isinstance(silence, _SharedSilence)
                 silence.expect(state == FIRED, self._answers.whole)
-                if seen.passed.code is not None and dictionary.spec.encoder.kind == "linear":
+                if dictionary.spec.encoder.kind == "linear":
                     having = (state >= CHOSEN) | dead[key]
             if rows.size > 1:
                 add_up_gradients_(dictionary, having, self._answers.share, rows)
