@@ -260,3 +260,15 @@ def test_a_transcoder_is_restarted_between_its_sites(activation):
     )  # fmt: skip
     lengths = dictionary.W_dec.norm(dim=1)
     torch.testing.assert_close(lengths[DEAD], lengths[~DEAD].mean().expand(4))
+
+
+def test_the_auxiliary_loss_may_come_now_and_then_with_as_much_weight_in_all():
+    rare = AuxK(weight=0.25, every=3)
+    found = [rare.at(step) for step in range(6)]
+    assert [one is not None for one in found] == [True, False, False] * 2
+    assert sum(one.weight for one in found if one is not None) == 6 * rare.weight
+    always, now_and_then = (
+        trained(DeadLatents(silent_share=0.05, auxk=AuxK(weight=0.25, every=every)))[0].W_dec
+        for every in (1, 3)
+    )
+    assert not torch.equal(always, now_and_then)

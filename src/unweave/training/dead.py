@@ -27,6 +27,14 @@ class AuxK(BaseModel):
     is taken relative to the target's variance for this purpose."""
     k: PositiveInt | None = None
     """Dead latents per row; half the width of what is written when not given."""
+    every: PositiveInt = 1
+    """Steps from one use to the next; the factor is multiplied by it."""
+
+    def at(self, step: int) -> "AuxK | None":
+        """What of it there is in a step."""
+        if step % self.every:
+            return None
+        return self.model_copy(update={"weight": self.weight * self.every})
 
 
 class Resample(BaseModel):

@@ -150,6 +150,7 @@ class Trainee:
         }
         state = State(self.step_index, self.step_index / max(self.steps, 1), dead)
         auxk = self.settings.dead.auxk
+        auxk = auxk and auxk.at(self.step_index)
         for screening in self._screening.values():
             screening.begin_step(self.step_index, self.steps)
         # Gradients of several processes are added up as whole matrices.
