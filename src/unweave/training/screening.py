@@ -23,7 +23,7 @@ _CLUSTERED = 4096
 
 
 class Screen(BaseModel):
-    """How latents are screened."""
+    """How latents are screened; where several processes share a step, they are not."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

@@ -151,10 +151,10 @@ class Trainee:
         state = State(self.step_index, self.step_index / max(self.steps, 1), dead)
         auxk = self.settings.dead.auxk
         auxk = auxk and auxk.at(self.step_index)
-        for screening in self._screening.values():
-            screening.begin_step(self.step_index, self.steps)
-        # Gradients of several processes are added up as whole matrices.
+        # Several processes add gradients up as whole matrices, and would have to agree on the rest.
         alone, lazy = shares() is ALONE, self.settings.lazy is not None
+        for screening in self._screening.values() if alone else ():
+            screening.begin_step(self.step_index, self.steps)
         at_least = _PUT_OFF_BYTES if alone and not lazy else None
         with listed_rows(lazy and alone), putting_off(at_least) as put_off:
             loss = self.settings.objective.loss(
@@ -260,7 +260,7 @@ class Trainee:
         due = resample is not None and self.step_index in {
             int(share * self.steps) for share in resample.at
         }
-        for key, screening in self._screening.items():
+        for key, screening in self._screening.items() if shares() is ALONE else ():
             screening.end_step(loss.watched[key])
         for key, seen in loss.watched.items():
             code = seen.passed.sparse_code
