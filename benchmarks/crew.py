@@ -16,6 +16,7 @@ HOMES = {
     "unweave": None,
     "unweave-float32": None,
     "unweave-steady": None,
+    "unweave-quick": None,
     "hand-tuned": None,
     "plain": None,
     "sparsify": "sparsify",

@@ -28,6 +28,7 @@ BUILDERS = {
     "unweave": ("ours", "unweave", {}),
     "unweave-float32": ("ours", "unweave", {"float32": True}),
     "unweave-steady": ("ours", "unweave", {"steady": True}),
+    "unweave-quick": ("ours", "unweave", {"quick": True}),
     "sparsify": ("sparsify", "sparsify", {}),
     "sparsify-2e-3": ("sparsify", "sparsify", {"lr": 2e-3}),
     "sparsify-signum": ("sparsify", "sparsify", {"signum": True}),

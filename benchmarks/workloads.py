@@ -65,7 +65,7 @@ class Quality(NamedTuple):
     steps: int
     """Length of the run."""
     field: tuple[str, ...] = (
-        "unweave", "unweave-steady", "unweave-steady@0.5", "sparsify", "sparsify-2e-3",
+        "unweave", "unweave-steady", "unweave-quick", "sparsify", "sparsify-2e-3",
         "saelens-autocast", "dictionary_learning",
     )  # fmt: skip
     """Who runs; after an @ the share of the steps that a run is planned to have."""

@@ -23,17 +23,24 @@ RECIPES = {
 }
 
 
-def unweave(data: Data, task: Task, *, float32: bool = False, steady: bool = False) -> Contestant:
+def unweave(
+    data: Data, task: Task, *, float32: bool = False, steady: bool = False, quick: bool = False
+) -> Contestant:
     """The recipe of the task's kind on the batches in their order.
 
     With `steady`, k is what it ends with from the first step on: a cheaper run for less fidelity.
+    With `quick` the auxiliary loss besides comes every eighth step only.
     """
     keep_freed_memory()
     if float32:
         _multiply_in_float32()
     dictionary, settings = prepare(task)
-    if steady:
+    if steady or quick:
         settings = settings.model_copy(update={"k_from": None})
+    if quick:
+        rare = settings.dead.auxk and settings.dead.auxk.model_copy(update={"every": 8})
+        dead = settings.dead.model_copy(update={"auxk": rare})
+        settings = settings.model_copy(update={"dead": dead})
     trainee = Trainee(
         {"x": dictionary}, settings, steps=task.steps, batch=data.batch, seed=task.seed
     )
