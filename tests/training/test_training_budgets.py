@@ -8,7 +8,7 @@ from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import autoencoder
 from unweave.errors import UserError
 from unweave.training.batches import ArraySource, VectorBatch
-from unweave.training.budgets import Budgeted, BudgetSettings, train_on_budget
+from unweave.training.budgets import Budgeted, BudgetSettings, _next, train_on_budget
 from unweave.training.dead import DeadLatents
 from unweave.training.trainee import Trainee, TraineeSettings
 
@@ -86,3 +86,26 @@ def test_a_budget_without_a_turn_for_each_and_doubled_names_are_refused():
         train_on_budget(runs(), 30, settings=SETTINGS)
     with pytest.raises(UserError, match="names of their own"):
         train_on_budget([runs()[0], runs()[0]], STEPS, settings=SETTINGS)
+
+
+def told(name: str, fvus: list[float]) -> list[dict[str, float | int | str]]:
+    """The log of one who has stepped at its peak rate."""
+    return [
+        {"trainee": name, "step": (i + 1) * SETTINGS.turn, "falling": 0, "d.fvu": fvu}
+        for i, fvu in enumerate(fvus)
+    ]
+
+
+@pytest.mark.parametrize("faster", ["easy", "hard"])
+def test_the_next_turn_is_of_whoever_fell_faster_lately(faster):
+    both, many = runs(), 2 * SETTINGS.over
+    falling, flat = [1 - 0.05 * i for i in range(many)], [0.9] * many
+    log = [
+        line
+        for run in both
+        for line in told(run.trainee.name, falling if run.trainee.name == faster else flat)
+    ]
+    early = SETTINGS.model_copy(update={"equal": 0.0})
+    turn = _next(both, 100 * many * SETTINGS.turn, early, log)
+    assert turn is not None
+    assert turn.run.trainee.name == faster
