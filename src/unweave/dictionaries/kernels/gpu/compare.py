@@ -7,8 +7,8 @@ rows it has just read are each written once; output and error are not read again
 from typing import NamedTuple, no_type_check
 
 import torch
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 

@@ -11,8 +11,8 @@ Products are taken in the operands' format and added up in float32.
 from typing import NamedTuple, no_type_check
 
 import torch
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 

@@ -9,8 +9,8 @@ same choice.
 from typing import no_type_check
 
 import torch
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 

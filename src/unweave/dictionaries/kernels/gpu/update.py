@@ -7,8 +7,8 @@ row is read once and written once.
 from typing import NamedTuple, no_type_check
 
 import torch
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
