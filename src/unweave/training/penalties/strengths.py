@@ -23,10 +23,10 @@ class Strengths(NamedTuple):
     pre: Tensor | None
     """Pre-activations, [rows, latents] where all are computed, [active] where those are that can
     exceed their thresholds."""
-    latent: Tensor | None
-    """Latent of each entry of an `[active]` pre."""
     lengths: Float[Tensor, " latents"]
     """||d||, one for unit decoders."""
+    latent: Tensor | None = None
+    """Latent of each entry of an `[active]` pre."""
 
     def per_row(self, entries: Tensor) -> Float[Tensor, " rows"]:
         """Sum entries shaped like u over the latents of each row."""
@@ -43,9 +43,9 @@ def strengths(dictionary: Dictionary, passed: Pass) -> Strengths:
         support, value = passed.code.support, passed.code.value
         u = value.abs() * lengths[support.latent]
         picked = passed.picked
-        return Strengths(u, support.row, support.rows, n, picked, support.latent, lengths)
+        return Strengths(u, support.row, support.rows, n, picked, lengths, support.latent)
     assert passed.latents is not None
     assert passed.pre is not None
     gated = dictionary.spec.activation.kind == "gated"
     value = torch.relu(passed.pre) if gated else passed.latents.abs()
-    return Strengths(value * lengths, None, len(value), n, passed.pre, None, lengths)
+    return Strengths(value * lengths, None, len(value), n, passed.pre, lengths)
