@@ -13,7 +13,7 @@ from torch import Tensor
 from unweave.dictionaries.kernels.gpu.ready import able
 
 if TYPE_CHECKING:
-    from unweave.dictionaries.kernels.gpu.compare import Compared
+    from unweave.dictionaries.kernels.native.calls import Fitted
     from unweave.dictionaries.kernels.select import Selection
 
 __all__ = [
@@ -107,7 +107,7 @@ def fit(
     bias: Float[Tensor, " d"],
     target: Float[Tensor, "rows d"],
     scale: float,
-) -> "Compared":
+) -> "Fitted":
     """Decode a code, compare it with its target and take the error back to its values."""
     from unweave.dictionaries.kernels.gpu.compare import decode_and_compare
 

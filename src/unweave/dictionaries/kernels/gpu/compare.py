@@ -4,7 +4,7 @@ A program has one row. What it decodes, the error and the products of the error 
 rows it has just read are each written once; output and error are not read again.
 """
 
-from typing import NamedTuple, no_type_check
+from typing import no_type_check
 
 import torch
 import triton
@@ -13,26 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unweave.dictionaries.kernels.gpu.ready import on_device_of
+from unweave.dictionaries.kernels.native.calls import Fitted
 
 HELD = 8192
 """Numbers of a matrix that a program holds at once."""
 WIDEST = 8192
 """Widest row that is held whole."""
-
-
-class Compared(NamedTuple):
-    """What a code decodes to, beside its target."""
-
-    y: Float[Tensor, "rows d"]
-    """The output."""
-    error: Float[Tensor, "rows d"]
-    """`scale (y - target)`, in the matrix's number format."""
-    to_value: Float[Tensor, " active"]
-    """The error's product with each entry's row."""
-    square: Float[Tensor, " rows"]
-    """`|y - target|^2`."""
-    to_bias: Float[Tensor, "1 d"]
-    """The error summed over rows."""
 
 
 def decode_and_compare(
@@ -43,11 +29,11 @@ def decode_and_compare(
     bias: Float[Tensor, " d"],
     target: Float[Tensor, "rows d"],
     scale: float,
-) -> Compared:
+) -> Fitted:
     """`y_r = bias + sum of value_e matrix[latent_e]` over row r's entries, and what follows."""
     matrix, value, target = matrix.contiguous(), value.contiguous(), target.contiguous()
     rows, d = target.shape
-    found = Compared(
+    found = Fitted(
         torch.empty_like(target),
         torch.empty(rows, d, dtype=matrix.dtype, device=target.device),
         torch.empty_like(value),

@@ -197,7 +197,7 @@ class Fitted(NamedTuple):
     square: Float[Tensor, " rows"]
     """`|y - target|^2`."""
     to_bias: Float[Tensor, "groups d"]
-    """The error summed over every `_ROWS_SUMMED` rows."""
+    """The error summed over some rows at a time (`_ROWS_SUMMED`, on a GPU all)."""
 
 
 def fit(
