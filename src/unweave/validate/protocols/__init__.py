@@ -1,0 +1,1 @@
+"""Public benchmark protocols: each a file that reads like its paper."""
