@@ -31,6 +31,11 @@ class Bench:
     """A folder of the run's own, for what need not be computed twice."""
     data: Path | None = None
     """A folder of data sets, one folder each; without it the protocol's own public ones."""
+    text: str = "wiki"
+    """Plain text for protocols that need no labels, by the name that `open_text` takes."""
+    share: float = 1.0
+    """Share of the published numbers of examples and tokens, for a machine that has not the time.
+    Settings that no share can be taken of (k, context, batches of a probe) stay as published."""
     seed: int = 0
     """Seed of every random choice."""
     progress: Progress = QUIET
