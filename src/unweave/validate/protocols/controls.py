@@ -1,0 +1,69 @@
+"""The dictionary that must come out bad: random directions with everything else the same.
+
+As many latents, as many of them active in each row, encoder and decoder rows of the same norms;
+what it reads and what it writes point the same way at random, so that it is no straw man.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unweave.dictionaries.activation.topk import TopK
+from unweave.dictionaries.dictionary import Dictionary
+from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
+from unweave.validate.placed import Placed
+
+
+@torch.no_grad()
+def random_twin(
+    one: Placed,
+    x: Float[Tensor, "rows d_in"],
+    y: Float[Tensor, "rows d_out"],
+    *,
+    seed: int,
+) -> Placed:
+    """A random dictionary of the norms, the number of latents and the L0 of `one` at its place.
+
+    `x` and `y` are vectors of what it reads and writes: a few hundred give the L0 and the offset.
+    """
+    coder, generator = one.coder, torch.Generator().manual_seed(seed)
+    directions, code = coder.directions().float(), coder.encode(x)
+    k = max(1, min(round(code.l0()), coder.n_latents))
+    same = one.autoencodes and x.shape[1] == directions.shape[1]
+    written = _rows(directions.shape, generator) * directions.norm(dim=1, keepdim=True).cpu()
+    read = written if same else _rows((coder.n_latents, x.shape[1]), generator)
+    reads, writes = (_ports(*side) for side in ((one.reads, x), (one.writes, y)))
+    if same:
+        writes = reads
+    spec = DictionarySpec(
+        name=f"{one.name}-random", reads=reads, writes=writes, n_latents=coder.n_latents,
+        activation=TopK(k=k), decoder="free", pre_bias=same,
+    )  # fmt: skip
+    twin = Dictionary(spec).requires_grad_(False)
+    twin.encoder.W_enc.copy_(_of_norm(read, _encoder_norms(one, x)))
+    twin.W_dec.copy_(written)
+    twin.b_dec.copy_(y.float().mean(0))
+    return Placed(spec.name, twin.to(directions.device).eval(), one.reads, one.writes)
+
+
+def _rows(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    rows = torch.randn(shape, generator=generator)
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def _of_norm(rows: Tensor, norms: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12) * norms.cpu()[:, None]
+
+
+def _encoder_norms(one: Placed, x: Tensor) -> Tensor:
+    """In raw units; without an encoder's matrix every latent is read by a unit row."""
+    coder = one.coder
+    weight = getattr(getattr(coder, "encoder", None), "W_enc", None)
+    if not isinstance(coder, Dictionary) or weight is None or weight.ndim != 2:
+        return torch.ones(coder.n_latents)
+    return (weight * coder.input_scale).norm(dim=1).float()
+
+
+def _ports(sites: tuple[str, ...], vectors: Tensor) -> tuple[Port, ...]:
+    widths = [part.shape[1] for part in vectors[:1].tensor_split(len(sites), dim=1)]
+    return tuple(Port(site=site, width=width) for site, width in zip(sites, widths, strict=True))
