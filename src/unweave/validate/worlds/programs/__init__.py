@@ -1,0 +1,1 @@
+"""Transformers compiled from programs, so that every variable and every edge is known."""
