@@ -1,0 +1,83 @@
+"""Prompts put to a subject: rows of unequal length run together, read at their last token.
+
+Rows are filled up on the right; attention is causal, so what is filled in changes nothing before.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unweave.subject import Subject
+from unweave.subject.running import Replacement
+from unweave.validate.placed import Edit, Placed, run_with
+
+Row = Sequence[int]
+"""Token ids of one prompt, its start token included."""
+
+
+class Padded(NamedTuple):
+    """Prompts of unequal length as one tensor."""
+
+    tokens: Int[Tensor, "batch pos"]
+    """Filled up on the right with token 0."""
+    last: Int[Tensor, " batch"]
+    """Position of each prompt's last token."""
+
+
+class Answered(NamedTuple):
+    """What follows some prompts."""
+
+    which: Int[Tensor, " batch"]
+    """Which of the prompts."""
+    logits: Float[Tensor, "batch vocab"]
+    """Of the token after each."""
+
+
+def prompt_rows(subject: Subject, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text after the subject's start token."""
+    assert subject.tokenizer is not None
+    start = [] if subject.start_token is None else [subject.start_token]
+    return [start + ids for ids in subject.tokenizer.encode_many(texts)]
+
+
+def padded(rows: Sequence[Row]) -> Padded:
+    """Rows of unequal length as one tensor."""
+    longest = max(map(len, rows))
+    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+    for at, row in enumerate(rows):
+        tokens[at, : len(row)] = torch.tensor(row)
+    return Padded(tokens, torch.tensor([len(row) - 1 for row in rows]))
+
+
+def by_length(rows: Sequence[Row], batch: int) -> Iterator[Int[Tensor, " batch"]]:
+    """Indices of rows in groups of similar length."""
+    order = torch.tensor([len(row) for row in rows], dtype=torch.long).argsort(stable=True)
+    yield from order.split(batch)
+
+
+@torch.no_grad()
+def answers(
+    subject: Subject,
+    rows: Sequence[Row],
+    *,
+    batch: int = 16,
+    standing: Sequence[Placed] = (),
+    edit: Edit | None = None,
+    replace: dict[str, Replacement] | None = None,
+) -> Iterator[Answered]:
+    """Logits of the token after each prompt, group by group.
+
+    With `standing` and `edit`, codes are changed on the way and what coders do not reproduce stays.
+    """
+    for index in by_length(rows, batch):
+        group = padded([rows[at] for at in index.tolist()])
+        if standing:
+            run = run_with(subject, group.tokens, standing, edit=edit, keep_error=True)
+        else:
+            run = subject.run(group.tokens, replace=replace or {})
+        assert run.logits is not None
+        at = torch.arange(len(index), device=run.logits.device)
+        yield Answered(index, run.logits[at, group.last.to(at.device)].float().cpu())
