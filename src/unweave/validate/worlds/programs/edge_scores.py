@@ -190,23 +190,34 @@ def _slopes(subject: Subject, rows: Rows, sites: set[str]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def writing(subject: Subject, source: str) -> Float[Tensor, "inputs d_model"]:
+    """The weights that a component writes to the stream by."""
+    if source == EMBED:
+        return subject.embed()
+    if source == POSITIONS:
+        return subject.model.get_parameter("positions.weight")
+    parts = source.split(".")
+    if parts[2] == "mlp":
+        return subject.mlp_weights(int(parts[1])).W_out
+    return subject.attention_weights(int(parts[1])).W_O[int(parts[3])]
+
+
+@torch.no_grad()
+def reading(subject: Subject, target: str) -> Float[Tensor, "d_model outputs"]:
+    """The weights that the end of an edge reads the stream by."""
+    if target == LOGITS:
+        return subject.unembed().T
+    if target.endswith(".mlp"):
+        return subject.mlp_weights(int(target.split(".")[1])).W_in.T
+    return _target(subject, target).read
+
+
 def weight_edges(subject: Subject) -> Scores:
     """Frobenius norm of what a component writes by times what another reads by."""
-    writes = {EMBED: subject.embed(), POSITIONS: subject.model.get_parameter("positions.weight")}
-    for layer in range(subject.n_layers):
-        W_O = subject.attention_weights(layer).W_O
-        writes |= {head_name(layer, head): W_O[head] for head in range(subject.n_heads)}
-        writes[mlp_name(layer)] = subject.mlp_weights(layer).W_out
-
-    def read(name: str) -> Tensor:
-        if name == LOGITS:
-            return subject.unembed().T
-        if name.endswith(".mlp"):
-            return subject.mlp_weights(int(name.split(".")[1])).W_in.T
-        return _target(subject, name).read
-
-    reads = {edge.target: read(edge.target) for edge in candidate_edges(subject)}
-    return {e: (writes[e.source] @ reads[e.target]).norm().item() for e in candidate_edges(subject)}
+    edges = candidate_edges(subject)
+    writes = {name: writing(subject, name) for name in {edge.source for edge in edges}}
+    reads = {name: reading(subject, name) for name in {edge.target for edge in edges}}
+    return {edge: (writes[edge.source] @ reads[edge.target]).norm().item() for edge in edges}
 
 
 @torch.no_grad()
