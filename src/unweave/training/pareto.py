@@ -1,12 +1,14 @@
 """Which outcomes nothing beats, and a picture of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from unweave.artifact.atomic import new_file
-from unweave.errors import UserError
+from unweave.artifact.pictures import plotting, save_picture
 from unweave.training.trial import Outcome
+
+Item = TypeVar("Item")
 
 STRENGTH_BITS = 6
 """Bits for the strength of an active latent."""
@@ -19,13 +21,25 @@ def code_bits(outcome: Outcome) -> float:
     return which + STRENGTH_BITS * k
 
 
+def unbeaten(items: Iterable[Item], cost: Callable[[Item], tuple[float, float]]) -> list[Item]:
+    """Items that no other is as good as in both costs and better in one, by the first cost.
+
+    Lower is better. Of items with equal costs the first stands for all; a cost that is not a
+    number, or infinite, beats nothing.
+    """
+    front: list[Item] = []
+    lowest = float("inf")
+    finite = [item for item in items if all(map(math.isfinite, cost(item)))]
+    for item in sorted(finite, key=cost):
+        if cost(item)[1] < lowest:
+            front.append(item)
+            lowest = cost(item)[1]
+    return front
+
+
 def pareto_front(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Outcomes with a lower FVU than all that need no more bits, cheapest first."""
-    front: list[Outcome] = []
-    for outcome in sorted(outcomes, key=lambda o: (code_bits(o), o.fvu)):
-        if outcome.fvu < float("inf") and (not front or outcome.fvu < front[-1].fvu):
-            front.append(outcome)
-    return front
+    return unbeaten(outcomes, lambda outcome: (code_bits(outcome), outcome.fvu))
 
 
 def draw_pareto(outcomes: Sequence[Outcome], path: Path) -> None:
@@ -34,15 +48,7 @@ def draw_pareto(outcomes: Sequence[Outcome], path: Path) -> None:
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError(
-            "The Pareto plot needs matplotlib; install it with: pip install 'unweave[sweep]'"
-        ) from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = plotting("sweep")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharey=True)
     for n in sorted({o.trial.n_latents for o in outcomes}):
         mine = [o for o in outcomes if o.trial.n_latents == n]
@@ -53,6 +59,5 @@ def draw_pareto(outcomes: Sequence[Outcome], path: Path) -> None:
     left.set(xlabel="L0", ylabel="held-out FVU", xscale="log", yscale="log")
     right.set(xlabel="bits of the code per vector", xscale="log", title="grey: nothing beats these")
     left.legend(frameon=False, fontsize=8)
-    with new_file(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
+    save_picture(figure, path)
     plt.close(figure)
