@@ -55,7 +55,7 @@ def padded(rows: Sequence[Row]) -> Padded:
 def by_length(rows: Sequence[Row], batch: int) -> Iterator[Int[Tensor, " batch"]]:
     """Indices of rows in groups of similar length."""
     order = torch.tensor([len(row) for row in rows], dtype=torch.long).argsort(stable=True)
-    yield from order.split(batch)
+    yield from (group for group in order.split(batch) if len(group))
 
 
 @torch.no_grad()
