@@ -4,6 +4,8 @@ As many latents, as many of them active in each row, encoder and decoder rows of
 what it reads and what it writes point the same way at random, so that it is no straw man.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +14,8 @@ from unweave.dictionaries.activation.topk import TopK
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
 from unweave.validate.placed import Placed
+from unweave.validate.protocols.pooling import tokenised
+from unweave.validate.protocols.protocol import Bench
 
 
 @torch.no_grad()
@@ -44,6 +48,19 @@ def random_twin(
     twin.W_dec.copy_(written)
     twin.b_dec.copy_(y.float().mean(0))
     return Placed(spec.name, twin.to(directions.device).eval(), one.reads, one.writes)
+
+
+@torch.no_grad()
+def twin_at(bench: Bench, texts: Sequence[str]) -> Placed:
+    """The random twin of a bench's dictionary, from what the subject makes of a few texts."""
+    one, subject = bench.dictionary, bench.subject
+    flat = {site: [] for site in (*one.reads, *one.writes)}  # type: dict[str, list[Tensor]]
+    for row in tokenised(subject, texts, 128):
+        found = subject.run(torch.tensor([row]), capture=list(flat), logits=False).sites
+        for site, parts in flat.items():
+            parts.append(found[site][0, 1:].flatten(1).float())
+    x, y = (torch.cat([torch.cat(flat[s]) for s in side], 1) for side in (one.reads, one.writes))
+    return random_twin(one, x, y, seed=bench.seed)
 
 
 def _rows(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

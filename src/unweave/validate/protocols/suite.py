@@ -8,9 +8,15 @@ from collections.abc import Sequence
 from unweave.errors import UserError
 from unweave.validate.protocols.core import core
 from unweave.validate.protocols.protocol import Protocol
+from unweave.validate.protocols.scr import scr
+from unweave.validate.protocols.sparse_probing import sparse_probing
+from unweave.validate.protocols.tpp import tpp
 
 PROTOCOLS: tuple[Protocol, ...] = (
     Protocol("core", "what the network loses and how sparse it is (SAEBench core)", core),
+    Protocol("sparse_probing", "whether one or a few latents tell a class", sparse_probing),
+    Protocol("scr", "whether taking out latents removes a spurious cue (SHIFT)", scr),
+    Protocol("tpp", "whether taking out a class's latents spares the others", tpp),
 )
 
 
