@@ -14,8 +14,9 @@ from unweave.artifact.hashing import sha256_of_json
 from unweave.artifact.tensors import load_tensors, save_tensors
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
+from unweave.subject.prompts import by_length, padded, prompt_rows
 from unweave.validate.protocols.absorption_measure import Words
-from unweave.validate.protocols.asking import answers, by_length, padded, prompt_rows
+from unweave.validate.protocols.asking import answers
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

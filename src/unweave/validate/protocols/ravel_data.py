@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, Validation
 
 from unweave.errors import UserError
 from unweave.subject import Subject
-from unweave.validate.protocols.asking import answers, prompt_rows
+from unweave.subject.prompts import prompt_rows
+from unweave.validate.protocols.asking import answers
 
 PUBLIC = "hub:adamkarvonen/ravel_prompts"
 """Where SAEBench takes its sets from."""

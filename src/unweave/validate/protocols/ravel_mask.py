@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from unweave.dictionaries.code import Coder, SparseCode
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
-from unweave.validate.protocols.asking import by_length, padded
+from unweave.subject.prompts import by_length, padded
 from unweave.validate.protocols.ravel_data import Prompt
 
 

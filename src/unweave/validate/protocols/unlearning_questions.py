@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from unweave.artifact.records import Record
 from unweave.errors import UserError
 from unweave.subject import Subject
+from unweave.subject.prompts import prompt_rows
 from unweave.validate.placed import Edit, Placed
-from unweave.validate.protocols.asking import answers, prompt_rows
+from unweave.validate.protocols.asking import answers
 
 MARKS = "ABCDEFGHIJ"
 PUBLIC_FORGET = "wmdp-bio"
