@@ -70,9 +70,9 @@ def load_sets(folder: Path, seed: int = 0) -> list[LabelledSet]:
 
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder} of labelled texts")
-    found = [made for made in (own_set(path, seed) for path in sorted(folder.iterdir())) if made]
-    if not found and (made := own_set(folder, seed)):
-        found = [made]
+    itself = own_set(folder, seed)
+    paths = [] if itself else sorted(folder.iterdir())
+    found = [made for made in (itself, *(own_set(path, seed) for path in paths)) if made]
     found += [one for one in public_sets(folder, seed) if one.name not in {s.name for s in found}]
     if not found:
         raise UserError(

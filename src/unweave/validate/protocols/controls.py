@@ -17,6 +17,9 @@ from unweave.validate.placed import Placed
 from unweave.validate.protocols.pooling import tokenised
 from unweave.validate.protocols.protocol import Bench
 
+APART = 7_919_000
+"""Added to seeds: a dictionary trained from the same seed began with these very directions else."""
+
 
 @torch.no_grad()
 def random_twin(
@@ -30,7 +33,7 @@ def random_twin(
 
     `x` and `y` are vectors of what it reads and writes: a few hundred give the L0 and the offset.
     """
-    coder, generator = one.coder, torch.Generator().manual_seed(seed)
+    coder, generator = one.coder, torch.Generator().manual_seed(APART + seed)
     directions, code = coder.directions().float(), coder.encode(x)
     k = max(1, min(round(code.l0()), coder.n_latents))
     same = one.autoencodes and x.shape[1] == directions.shape[1]

@@ -106,7 +106,7 @@ def core_on(bench: Bench, rows: Int[Tensor, "rows pos"], settings: CoreSettings)
         protocol="core",
         numbers=numbers,
         controls=_random_scores(losses) | {
-            f"{name}_random": bad[name] for name in ("explained_variance", "cossim")
+            f"{name}_random": bad[name] for name in ("explained_variance", "cossim") if name in bad
         },
         details={
             "settings": settings.model_dump(mode="json"),

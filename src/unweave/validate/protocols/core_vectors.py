@@ -1,5 +1,7 @@
 """The core metrics that need vectors of the site alone, and those that need weights alone."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -43,7 +45,7 @@ class VectorSums:
 
 
 def vector_numbers(sums: VectorSums, *, tokens_of_batch: int) -> dict[str, Number]:
-    """The numbers under the names of SAEBench's output."""
+    """The numbers under the names of SAEBench's output; those that are 0 / 0 are left out."""
     assert sums.fidelity is not None
     assert sums.target_sq is not None
     got, rows = sums.fidelity, sums.fidelity.rows
@@ -71,8 +73,12 @@ def vector_numbers(sums: VectorSums, *, tokens_of_batch: int) -> dict[str, Numbe
         "mse": (plain.mse, "squared activation"),
         "mse_as_published": (got.error_sq / rows / tokens_of_batch, "squared activation"),
     }
-    found = {name: Number(value=value, unit="share") for name, value in shares.items()}
-    return found | {name: Number(value=value, unit=unit) for name, (value, unit) in others.items()}
+    found = {name: (value, "share") for name, value in shares.items()} | others
+    return {
+        name: Number(value=value, unit=unit)
+        for name, (value, unit) in found.items()
+        if math.isfinite(value)
+    }
 
 
 def _part(density: Tensor, which: Tensor) -> float:
