@@ -1,0 +1,1 @@
+"""Attribution maps as a rival kind of explanation: made, checked against chance, and measured."""
