@@ -182,6 +182,13 @@ def test_a_subject_that_guesses_is_refused_with_the_count(tmp_path):
         unlearning(bench)
 
 
+def test_a_folder_without_questions_is_refused(tmp_path):
+    wren, site = load_subject("wren"), "blocks.2.resid_post"
+    one = Placed("id", Coefficients(lambda x: x, torch.eye(wren.d_model)), (site,), (site,))
+    with pytest.raises(Refused, match=r"needs unlearning/forget\.jsonl"):
+        unlearning(Bench(wren, one, tmp_path, data=tmp_path, text="heldout"))
+
+
 def test_pairs_become_questions_with_their_answer_among_the_choices():
     questions = _questions(12)
     for at, question in enumerate(questions):

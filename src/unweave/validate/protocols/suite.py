@@ -6,17 +6,25 @@ A protocol joins by adding its line here; `unweave bench-suite` then knows it.
 from collections.abc import Sequence
 
 from unweave.errors import UserError
+from unweave.validate.protocols.absorption import absorption
+from unweave.validate.protocols.autointerp import autointerp
 from unweave.validate.protocols.core import core
 from unweave.validate.protocols.protocol import Protocol
+from unweave.validate.protocols.ravel import ravel
 from unweave.validate.protocols.scr import scr
 from unweave.validate.protocols.sparse_probing import sparse_probing
 from unweave.validate.protocols.tpp import tpp
+from unweave.validate.protocols.unlearning import unlearning
 
 PROTOCOLS: tuple[Protocol, ...] = (
     Protocol("core", "what the network loses and how sparse it is (SAEBench core)", core),
     Protocol("sparse_probing", "whether one or a few latents tell a class", sparse_probing),
     Protocol("scr", "whether taking out latents removes a spurious cue (SHIFT)", scr),
     Protocol("tpp", "whether taking out a class's latents spares the others", tpp),
+    Protocol("absorption", "whether other latents swallow a word's first letter", absorption),
+    Protocol("ravel", "whether attributes of an entity can be changed apart (RAVEL)", ravel),
+    Protocol("unlearning", "whether clamped latents make one subject alone forgotten", unlearning),
+    Protocol("autointerp", "whether an explanation tells where a latent fires", autointerp),
 )
 
 

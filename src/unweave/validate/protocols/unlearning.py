@@ -109,7 +109,7 @@ def unlearning(bench: Bench, settings: UnlearningSettings | None = None) -> Outc
     fetched.
 
     Raises:
-        Refused: the subject guesses, or knows too few of the questions.
+        Refused: the subject guesses, or knows too few of the questions, or there are none.
     """
     settings = settings or UnlearningSettings()
     if bench.subject.tokenizer is None:
@@ -128,6 +128,11 @@ def _material(bench: Bench) -> Material:
         forget = fetch_questions(PUBLIC_FORGET)
         return Material(forget, retain, _statements(forget), retain_text)
     folder = bench.data / "unlearning"
+    if not folder.is_dir():
+        raise Refused(
+            f"{bench.data} has no questions: unlearning needs unlearning/forget.jsonl and "
+            "unlearning/retain.jsonl in it"
+        )
     forget = read_questions(folder / "forget.jsonl")
     retain = read_questions(folder / "retain.jsonl")
     written = [p for s in (".jsonl", ".txt") if (p := folder / f"forget_text{s}").is_file()]
