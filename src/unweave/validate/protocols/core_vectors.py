@@ -18,7 +18,7 @@ class VectorSums:
         """`row` is the number of vectors of a row of text."""
         self._one, self._row = one, row
         self.fidelity: FidelitySums | None = None
-        self.l1 = 0.0
+        self.l1 = self.norm_in = self.norm_out = 0.0
         self.target_sq: Tensor | None = None
         """Sum of the squares of each coordinate."""
         self.legacy = 0.0
@@ -34,6 +34,8 @@ class VectorSums:
         found = fidelity_sums(y, out, code)
         self.fidelity = found if self.fidelity is None else self.fidelity + found
         self.l1 += code.value.double().sum().item()
+        self.norm_in += y.norm(dim=1).double().sum().item()
+        self.norm_out += out.norm(dim=1).double().sum().item()
         squares = y.double().square().sum(0)
         self.target_sq = squares if self.target_sq is None else self.target_sq + squares
         spread = (y - y.mean(0)).square().sum(1)
@@ -70,6 +72,8 @@ def vector_numbers(sums: VectorSums, *, tokens_of_batch: int) -> dict[str, Numbe
     others = {
         "l0": (got.fired.sum().item() / rows, "latents/token"),
         "l1": (sums.l1 / rows, "activation/token"),
+        "l2_norm_in": (sums.norm_in / rows, "activation"),
+        "l2_norm_out": (sums.norm_out / rows, "activation"),
         "mse": (plain.mse, "squared activation"),
         "mse_as_published": (got.error_sq / rows / tokens_of_batch, "squared activation"),
     }

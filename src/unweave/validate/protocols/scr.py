@@ -70,6 +70,7 @@ def scr(bench: Bench, settings: AblationSettings | None = None) -> Outcome:
             " set, so there is no correlation to remove"
         )
     first = [f"scr_metric_threshold_{n}" for n in settings.n]
+    first += [f"{bad}{name}" for bad in ("random_latents_", "random_") for name in first]
     means = ordered(averaged(told), first)
     bad = ("random_",)
     return Outcome(

@@ -60,8 +60,8 @@ class SparseProbingSettings(BaseModel):
     """Training of probes on everything."""
 
 
-Sides = dict[str, Float[Tensor, "texts columns"]]
-"""Columns that probes may choose from, by what they are."""
+Sides = dict[str, Float[Tensor, "_ _"]]
+"""By text: columns that probes may choose from, by what they are."""
 
 
 def sparse_probing(bench: Bench, settings: SparseProbingSettings | None = None) -> Outcome:

@@ -41,6 +41,7 @@ def tpp(bench: Bench, settings: AblationSettings | None = None) -> Outcome:
         "TPP needs labelled texts of at least three labels, and the folder given has none",
     )  # fmt: skip
     first = [f"tpp_threshold_{n}_total_metric" for n in settings.n]
+    first += [f"{bad}{name}" for bad in ("random_latents_", "random_") for name in first]
     means = ordered(averaged(list(cast(Mapping[str, dict[str, float]], found).values())), first)
     bad = ("random_",)
     return Outcome(
