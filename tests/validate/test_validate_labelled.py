@@ -82,12 +82,31 @@ def test_public_files_are_known_by_their_names(shared_data):
     assert found["cities"].train[0].label in ("true", "false")
 
 
+class Hub:
+    """Stands for the package of data sets."""
+
+    def load_dataset(self, name: str, *more: str, split: str, **options: object) -> list[dict]:
+        body = "x" * 600
+        return {
+            "LabHC/bias_in_bios": [{"hard_text": "She teaches.", "profession": 21, "gender": 1}],
+            "canrager/amazon_reviews_mcauley_1and5": [
+                {"text": "Good", "category": 24, "rating": 5}
+            ],
+            "fancyzhx/ag_news": [{"text": "News", "label": 2}],
+            "Helsinki-NLP/europarl": [{"translation": dict.fromkeys(hub_sets.LANGUAGES, "Sir,")}],
+            "parquet": [{"code": body, "path": "a/b.py"}, {"code": body, "path": "a/b.rs"}],
+        }[name]
+
+
 def test_the_hub_is_asked_for_the_published_columns(monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    bios = [{"hard_text": "She teaches.", "profession": 21, "gender": 1}]
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: iter(bios))
-    found = hub_sets.bios()
-    assert found.train == (Example("She teaches.", "professor", "female"),)
+    monkeypatch.setitem(sys.modules, "datasets", Hub())
+    assert hub_sets.bios().train == (Example("She teaches.", "professor", "female"),)
+    assert hub_sets.amazon().test == (Example("Good", "Books", "5.0"),)
+    assert hub_sets.amazon_sentiment().test == (Example("Good", "5.0"),)
+    assert hub_sets.ag_news().train == (Example("News", "2"),)
+    assert {e.label for e in hub_sets.europarl().train} <= set(hub_sets.LANGUAGES)
+    code = hub_sets.github_code()
+    assert [(len(e.text), e.label) for e in code.train] == [(600 - hub_sets.LICENCE, "Python")]
 
 
 def test_without_the_package_or_the_hub_one_is_told_what_to_do(monkeypatch):
