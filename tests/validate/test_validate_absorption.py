@@ -157,11 +157,11 @@ def test_absorption_by_hand(main, other, cosine, fraction, full):
 
 def test_projections_count_what_a_latent_writes_whatever_the_norm_of_its_row():
     coder = Planted(ABSORBED)
-    half = Coefficients(lambda x: coder.encode(x).dense() * 2, coder.W_dec / 2)
+    long = Coefficients(lambda x: coder.encode(x).dense() / 4, coder.W_dec * 4)
     test = _words(1, 1)
     of_s = test.x[test.letter == S]
     direction, main = torch.eye(56)[S], torch.tensor([S])
-    for each in (coder, half):
+    for each in (coder, long):
         found = absorption_of(each, of_s, direction, main, MeasureSettings())
         assert int(found.full.sum()) == ABSORBED
 

@@ -41,7 +41,7 @@ class MeasureSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    truth: ProbeSettings = ProbeSettings()
+    truth: ProbeSettings = ProbeSettings(batch=64)
     """The ground-truth probe."""
     sparse: ProbeSettings = ProbeSettings(decay=1e-6, l1=0.01)
     """The probe of all latents whose largest weights choose the main ones."""
