@@ -66,6 +66,7 @@ def test_vector_numbers_by_hand():
     d = Dictionary(autoencoder(SITE, 2, 2, TopK(k=1))).requires_grad_(False).eval()
     d.encoder.W_enc.copy_(torch.eye(2))
     d.W_dec.copy_(torch.eye(2))
+    d.rescale_([0.5], [0.5])
     sums = VectorSums(placed("d", d), 2)
     x = torch.tensor([[3.0, 4.0], [2.0, 0.0], [0.0, 6.0], [0.0, 2.0]])
     sums.add(x[:2], x[:2])

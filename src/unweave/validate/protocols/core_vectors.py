@@ -17,6 +17,8 @@ class VectorSums:
     def __init__(self, one: Placed, row: int) -> None:
         """`row` is the number of vectors of a row of text."""
         self._one, self._row = one, row
+        # Published dictionaries have decoder rows of norm one: latents are in units of the site.
+        self._length = one.coder.directions().float().norm(dim=1)
         self.fidelity: FidelitySums | None = None
         self.l1 = self.norm_in = self.norm_out = 0.0
         self.target_sq: Tensor | None = None
@@ -33,7 +35,8 @@ class VectorSums:
         code, out = coder.encode(x), reconstruct(coder, x)
         found = fidelity_sums(y, out, code)
         self.fidelity = found if self.fidelity is None else self.fidelity + found
-        self.l1 += code.value.double().sum().item()
+        written = code.value * self._length[code.support.latent]
+        self.l1 += written.double().sum().item()
         self.norm_in += y.norm(dim=1).double().sum().item()
         self.norm_out += out.norm(dim=1).double().sum().item()
         squares = y.double().square().sum(0)
