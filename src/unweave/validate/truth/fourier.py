@@ -18,7 +18,6 @@ from torch import Tensor
 from unweave.validate.truth.planes import orthonormal
 from unweave.validate.worlds.modular import ModularNetwork, all_pairs
 
-
 MOST = 0.9
 """Share of the variance that makes frequencies the key ones."""
 

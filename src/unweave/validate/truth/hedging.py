@@ -30,6 +30,9 @@ from unweave.validate.recovery import SPURIOUS
 
 LEAST_PHI = 0.1
 """Presences are correlated from this phi coefficient on, if it is five times what chance gives."""
+LEAST_TOGETHER = 10
+"""Rows in which both are present, or would be if they were independent: rare features are taken for
+correlated by one coincidence otherwise."""
 LEAST_ROWS = 20
 """Rows with the latent and g in them without which nothing is said of what it reads."""
 
@@ -101,12 +104,14 @@ def correlated_pairs(
     rows, n = there.shape
     rate = there.mean(0)
     spread = (rate * (1 - rate)).sqrt().clamp_min(1e-12)
-    phi = (there.T @ there / rows - rate[:, None] * rate) / (spread[:, None] * spread)
+    together, expected = there.T @ there, rows * rate[:, None] * rate
+    phi = (together - expected) / (rows * spread[:, None] * spread)
+    strong = (phi.abs() >= LEAST_PHI) & (phi.abs() * rows**0.5 > 5)
+    strong &= torch.maximum(together, expected) >= LEAST_TOGETHER
     apart = ~torch.eye(n, dtype=torch.bool)
     if parents is not None:
         child = (parents >= 0).nonzero()[:, 0]
         apart[child, parents[child]] = False
-    strong = (phi.abs() >= LEAST_PHI) & (phi.abs() * rows**0.5 > 5)
     f, g = (strong & apart).nonzero(as_tuple=True)
     # Their signs are kept, so that what has a sign by chance alone cancels alike.
     others = (~strong & apart).nonzero()
