@@ -6,7 +6,7 @@ therefore ask for the other half: that something else writes the parent's direct
 Where truth is known this needs no probe and no chosen latents:
 
     s_p                                      true strength of the parent p in a row
-    m_p = (x^ - v_i w_i) . d_p               what all but p's own latent i write along p
+    m_p = x^ . d_p                           what is written along p; not by p's latent i if silent
     c_p = (sum_{g != p} s_g d_g) . d_p       what all but p truly contribute along p
     taken over:  i is silent and (m_p - c_p) / s_p >= 0.4
 
@@ -79,10 +79,9 @@ def measure_absorption(
     along = directions[wanted]
     parts = [code.between(at, min(at + batch, len(x))) for at in range(0, len(x), batch)]
     written = torch.cat([coder.decode(part) @ along.T for part in parts])
-    others = written - own * (coder.directions()[latent] * along).sum(1)
     truly = over_latents(truth.value, directions, truth.support) @ along.T - strength
     present, silent = strength > 0, own == 0
-    over = silent & ((others - truly) >= SHARE * strength)
+    over = silent & ((written - truly) >= SHARE * strength)
     child = torch.stack([_any_of(truth, parents == p) for p in wanted], 1)
     return Absorption(
         len(wanted),
