@@ -4,6 +4,8 @@ import pytest
 import torch
 from tiny_subject import tiny_llama
 
+from unweave.circuits.exact_edges import exact_edge_scores
+from unweave.circuits.wired import Wired
 from unweave.errors import UserError
 from unweave.validate.circuit_truth import (
     at_k,
@@ -14,6 +16,7 @@ from unweave.validate.circuit_truth import (
 )
 from unweave.validate.protocols.protocol import Refused
 from unweave.validate.worlds.programs.compile import CompileSettings, compile_program
+from unweave.validate.worlds.programs.contrasts import one_embedding, program_contrasts
 from unweave.validate.worlds.programs.edge_scores import (
     attention_edges,
     gradient_edges,
@@ -116,6 +119,25 @@ def test_only_the_edge_that_is_patched_changes() -> None:
     torch.testing.assert_close(sum(parts.values()), final)
     scores = patched_edges(compiled.subject, [rows], seed=0)
     assert {edge for edge, score in scores.items() if score > 1e-3} == set(compiled.edges)
+
+
+def test_pairs_of_prompts_do_not_see_what_carries_only_places() -> None:
+    usual = program("previous token", words="abc", length=4)
+    compiled = compile_program(usual, distractor("histogram", usual))
+    pairs = program_contrasts(compiled, 16, length=4, seed=0)
+    for pair in pairs:
+        both = torch.tensor([pair.clean, pair.corrupt])
+        assert usual.answers(both)[:, -1].tolist() == [*pair.right, *pair.wrong]
+        assert pair.right != pair.wrong
+    wired = Wired(compiled.subject)
+    scores = wired.graph.named(exact_edge_scores(wired, pairs, batch=16))
+    truth = one_embedding(compiled.edges)
+    seen = {edge for edge in truth if abs(scores[edge]) > 1e-4}
+    assert truth - seen == {("embed", "blocks.0.head.0.q"), ("embed", "blocks.0.head.0.k")}
+    assert max(abs(score) for edge, score in scores.items() if edge not in truth) < 1e-4
+    single = program("fraction of x", words="x", length=3)
+    with pytest.raises(UserError, match="same answer at the end"):
+        program_contrasts(compile_program(single), 2, length=3, seed=0)
 
 
 def test_networks_with_norms_are_refused() -> None:

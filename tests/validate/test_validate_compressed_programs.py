@@ -63,16 +63,15 @@ def test_the_streams_hold_the_variables_along_the_rows_of_W(squeezed: Compiled) 
 def test_a_dictionary_is_scored_against_the_known_directions(squeezed: Compiled) -> None:
     rows = squeezed.program.all_rows(4)
     x = squeezed.subject.run(rows, capture=["final"], logits=False).sites["final"][:, 1:]
-    kept = squeezed.directions_at("final")
-    truth = squeezed.code(rows)
+    directions, truth = squeezed.truth(rows)
+    assert len(directions) == len(squeezed.directions) - 1 == 11
     three = partial(orthogonal_matching_pursuit, k=3)
-    told = FixedDictionary(squeezed.unit_directions, three)
-    found = measure_recovery(told, squeezed.unit_directions, x.flatten(0, 1), truth)
-    assert len(kept) == 11
+    told = FixedDictionary(directions, three)
+    found = measure_recovery(told, directions, x.flatten(0, 1), truth)
     assert found.mmcs > 0.9
     turned = torch.linalg.qr(torch.randn(7, 7, generator=torch.Generator().manual_seed(1))).Q
-    wrong = FixedDictionary(squeezed.unit_directions @ turned, three)
-    assert measure_recovery(wrong, squeezed.unit_directions, x.flatten(0, 1), truth).mmcs < 0.85
+    wrong = FixedDictionary(directions @ turned, three)
+    assert measure_recovery(wrong, directions, x.flatten(0, 1), truth).mmcs < 0.85
 
 
 def test_two_ways_through_W_are_one(original: Compiled) -> None:

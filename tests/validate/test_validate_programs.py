@@ -63,9 +63,9 @@ def test_every_stream_holds_the_variables_along_their_directions(name: str) -> N
         torch.testing.assert_close(stream, expected, atol=2e-4, rtol=0)
     gram = compiled.directions @ compiled.directions.T
     torch.testing.assert_close(gram, torch.eye(len(gram)), atol=1e-5, rtol=0)
-    there = compiled.directions_at("final")
-    code = compiled.code(rows)
-    assert set(code.support.latent.tolist()) <= set(there.tolist())
+    directions, code = compiled.truth(rows)
+    assert len(directions) == code.n_latents == len(compiled.directions) - 1
+    assert set(code.support.offsets.diff().tolist()) <= set(range(len(compiled.variables) + 1))
     assert len(compiled.labels) == len(compiled.directions)
 
 

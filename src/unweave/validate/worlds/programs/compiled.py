@@ -104,17 +104,17 @@ class Compiled:
             else:
                 out[place, variable.start + domain.index(value)] = 1.0
 
-    def code(self, rows: Int[Tensor, "rows pos"], site: str = "final") -> SparseCode:
-        """The same after the start of each row, as the true code of unit directions: for
-        `measure_recovery` with `unit_directions`.
+    def truth(
+        self, rows: Int[Tensor, "rows pos"], site: str = "final"
+    ) -> tuple[Float[Tensor, "kept d_model"], SparseCode]:
+        """What a dictionary of a site should find: the unit directions that are there after the
+        start of a row, and how strong each is at every place, row by row, for `measure_recovery`.
         """
-        strength = self.activity(rows, site)[:, 1:].flatten(0, 1)
-        return SparseCode.from_dense(strength * self.directions.norm(dim=1))
-
-    @property
-    def unit_directions(self) -> Float[Tensor, "directions d_model"]:
-        """`directions`, each of length one."""
-        return nn.functional.normalize(self.directions, dim=1)
+        kept = self.directions_at(site)
+        directions = self.directions[kept]
+        strength = self.activity(rows, site)[:, 1:, kept].flatten(0, 1)
+        code = SparseCode.from_dense(strength * directions.norm(dim=1))
+        return nn.functional.normalize(directions, dim=1), code
 
     def directions_at(self, site: str) -> Int[Tensor, " kept"]:
         """The directions that are on the stream at a site after the start of a row, by number."""
