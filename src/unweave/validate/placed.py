@@ -4,8 +4,8 @@ Trained dictionaries, baselines and the network's own neurons stand in it the sa
 measurement serves all. Position 0 is left as it was: every row has the same vector there.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,27 @@ class Placed(NamedTuple):
         return list(y.tensor_split(len(self.writes), dim=1))
 
 
+@runtime_checkable
+class Whole(Protocol):
+    """A coder whose output is more than what its code stands for: it is called with its input."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether decoding takes the input as well."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Raw vectors in, raw vectors out."""
+        ...
+
+
+def needs_input(coder: Coder) -> bool:
+    """Whether a coder's output cannot be had from its code alone (skip, layer norm)."""
+    if isinstance(coder, Dictionary):
+        return coder.spec.skip or coder.spec.layer_norm
+    return isinstance(coder, Whole) and coder.needs_input
+
+
 def placed(name: str, dictionary: Dictionary) -> Placed:
     """A dictionary at the sites that its own spec names."""
     spec = dictionary.spec
@@ -64,14 +85,15 @@ def reconstruct(
     A dictionary whose output needs the input besides the code (skip, layer norm) gets what its
     change of the code adds to its output; with a layer norm that is in the units of each row.
     """
-    if edit is None and isinstance(coder, Dictionary):
+    if edit is None and isinstance(coder, Dictionary | Whole):
         return coder(x)
     code = coder.encode(x)
     if edit is None:
         return coder.decode(code)
     changed = edit(code, shape)
-    if not isinstance(coder, Dictionary) or not (coder.spec.skip or coder.spec.layer_norm):
+    if not needs_input(coder):
         return coder.decode(changed)
+    assert isinstance(coder, Dictionary | Whole)
     return coder(x) + difference(coder, x, code, changed)
 
 
@@ -100,14 +122,15 @@ def run_with(
     rows: Int[Tensor, "batch pos"],
     standing: Sequence[Placed],
     *,
-    edit: Edit | None = None,
+    edit: Edit | Mapping[str, Edit] | None = None,
     keep_error: bool = False,
     capture: Sequence[str] = (),
     logits: bool = True,
 ) -> Run:
     """One pass of the subject with coders standing in it (splice mode `propagated`).
 
-    With `edit`, every code is changed before it is decoded. With `keep_error`, what a coder does
+    With `edit`, every code is changed before it is decoded; a mapping has an edit for the coders it
+    names. With `keep_error`, what a coder does
     not reproduce stays in the stream, so that without an edit the network is the original: what is
     written is the site's own value plus what the edit changes.
     """
@@ -122,8 +145,15 @@ def run_with(
 class _Standing:
     """Coders of one pass: each encodes once what all its reads have shown."""
 
-    def __init__(self, standing: Sequence[Placed], edit: Edit | None, keep_error: bool) -> None:
-        self._standing, self._edit, self._keep_error = standing, edit, keep_error
+    def __init__(
+        self,
+        standing: Sequence[Placed],
+        edit: Edit | Mapping[str, Edit] | None,
+        keep_error: bool,
+    ) -> None:
+        self._standing, self._keep_error = standing, keep_error
+        each = dict.fromkeys((one.name for one in standing), edit) if callable(edit) else edit
+        self._edits: Mapping[str, Edit | None] = each or {}
         self._read: dict[str, Tensor] = {}
         self._written: dict[str, list[Tensor]] = {}
 
@@ -156,12 +186,13 @@ class _Standing:
     def _output(self, one: Placed, shape: tuple[int, int]) -> list[Tensor]:
         if one.name not in self._written:
             x = torch.cat([self._read[site] for site in one.reads], dim=1).float()
+            edit = self._edits.get(one.name)
             if not self._keep_error:
-                y = reconstruct(one.coder, x, self._edit, shape)
-            elif self._edit is None:
+                y = reconstruct(one.coder, x, edit, shape)
+            elif edit is None:
                 y = x.new_zeros(len(x), one.coder.directions().shape[1])
             else:
                 code = one.coder.encode(x)
-                y = difference(one.coder, x, code, self._edit(code, shape))
+                y = difference(one.coder, x, code, edit(code, shape))
             self._written[one.name] = one.cut(y.float())
         return self._written[one.name]
