@@ -78,9 +78,15 @@ def _at_most(k: float, x: Tensor) -> int:
     return min(round(k), x.shape[1])
 
 
+def _rank(x: Tensor) -> int:
+    """Directions in which the vectors vary; ICA cannot whiten others."""
+    size = torch.linalg.svdvals(x[:FEW_ROWS] - x[:FEW_ROWS].mean(0))
+    return int((size > 1e-4 * size[0]).sum())
+
+
 CLASSICAL: dict[str, Callable[[Tensor, int, float, int], Coder]] = {
     "PCA": lambda x, n, k, seed: pca(x, k=_at_most(k, x)),
-    "ICA": lambda x, n, k, seed: ica(x[:FEW_ROWS], k=_at_most(k, x), seed=seed),
+    "ICA": lambda x, n, k, seed: ica(x[:FEW_ROWS], _rank(x), k=_at_most(k, x), seed=seed),
     "NMF": lambda x, n, k, seed: nmf(x[:NMF_ROWS], n, k=round(k), seed=seed, steps=20),
     "k-means": lambda x, n, k, seed: kmeans(x[:FEW_ROWS], min(n, len(x)), seed=seed),
     "random": lambda x, n, k, seed: random_directions(x, n, k=round(k), seed=seed),

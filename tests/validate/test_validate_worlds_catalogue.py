@@ -126,6 +126,14 @@ def test_every_truth_fits_its_vectors() -> None:
                 assert told.float().mean() > 2 / beliefs.shape[1]
 
 
+def test_the_example_in_the_catalogue_is_true() -> None:
+    code = catalogue.__doc__.split("```python\n")[1].split("```")[0]
+    known = {"load_world": load_world, "measure_world": measure_world, "kmeans": kmeans}
+    exec(code, known)
+    report = known["report"]
+    assert report.numbers["recovery"]["mmcs"] > report.chance["recovery"]["mmcs"]
+
+
 def test_only_what_is_asked_is_measured() -> None:
     world = load_world("modular, hand-set", seed=0)
     coder = pca(world.train, k=2)
