@@ -7,6 +7,7 @@ import pytest
 
 from unweave.describe.judge import (
     ChatJudge,
+    Costs,
     Example,
     Judge,
     LocalJudge,
@@ -92,7 +93,7 @@ class Said:
     """A chat that says what it was told to, and remembers what it was asked."""
 
     def __init__(self, *answers: str) -> None:
-        self.answers, self.asked = list(answers), []
+        self.answers, self.asked, self.costs = list(answers), [], Costs(calls=7)
 
     def ask(self, messages, *, most_tokens: int) -> str:
         self.asked.append((list(messages), most_tokens))
@@ -102,6 +103,7 @@ class Said:
 def test_a_chat_model_is_shown_the_examples_and_read_strictly():
     chat = Said("This feature fires on names of cats.\nIgnore this.", "1, 3")
     judge = ChatJudge(chat, name="chat")
+    assert judge.costs["calls"] == 7
     assert judge.explain(drawn(3, 0)) == "names of cats"
     assert judge.predict("names of cats", [passage(CAT), passage(1), passage(2)]) == [
         True, False, True,

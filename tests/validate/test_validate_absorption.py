@@ -38,7 +38,7 @@ from unweave.validate.protocols.protocol import Bench, Refused
 MEANINGS = 30
 ABSORBED = 12
 S = LETTERS.index("s")
-SETTINGS = AbsorptionSettings()
+SETTINGS = AbsorptionSettings(measure=MeasureSettings(truth=ProbeSettings(batch=512)))
 
 
 def _words(copies: int, seed: int) -> Words:

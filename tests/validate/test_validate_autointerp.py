@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unweave.describe.judge import Unreadable
+from unweave.describe.judge.judge import NO_COSTS
 from unweave.dictionaries.code import SparseCode
 from unweave.subject import load_subject, token_rows
 from unweave.validate.placed import Placed
@@ -88,7 +89,7 @@ def test_latents_that_fire_anywhere_cannot_be_told(wren, common, tmp_path):
 class Stubborn:
     """A judge that answers only on some latents, and is counted while it does."""
 
-    name, at_once = "stubborn", 4
+    name, at_once, costs = "stubborn", 4, NO_COSTS
 
     def __init__(self) -> None:
         self.explained = 0

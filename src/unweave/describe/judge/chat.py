@@ -7,10 +7,10 @@ numbers with commas or `none`, and is otherwise no answer.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from unweave.describe.judge.endpoint import Message
+from unweave.describe.judge.endpoint import Costs, Message
 from unweave.describe.judge.judge import Example, Passage, Unreadable, broken
 
 EXPLANATION_TOKENS = 60
@@ -43,6 +43,11 @@ _FIRES_ON = re.compile(r"^\W*(?:this|the)\s+(?:feature|latent|neuron)\s+\w+\s+on
 class Chat(Protocol):
     """Whoever answers messages."""
 
+    @property
+    def costs(self) -> Costs:
+        """What answering has cost so far."""
+        ...
+
     def ask(self, messages: Sequence[Message], *, most_tokens: int) -> str:
         """The answer."""
         ...
@@ -52,13 +57,18 @@ class ChatJudge:
     """See the module."""
 
     def __init__(self, chat: Chat, *, name: str, at_once: int = 1) -> None:
-        self.chat, self.name, self.at_once = chat, name, at_once
+        self._chat, self.name, self.at_once = chat, name, at_once
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """What the endpoint has counted."""
+        return vars(self._chat.costs)
 
     def explain(self, examples: Sequence[Example]) -> str:
         """In a sentence, without its `This feature fires on`."""
         ordered = sorted(examples, key=lambda one: max(one.activations), reverse=True)
         shown = "\n".join(json.dumps(one.marked(), ensure_ascii=True) for one in ordered)
-        said = self.chat.ask(
+        said = self._chat.ask(
             [Message("system", _EXPLAIN), Message("user", f"The passages:\n{shown}")],
             most_tokens=EXPLANATION_TOKENS,
         )
@@ -71,7 +81,7 @@ class ChatJudge:
             for at, passage in enumerate(passages, 1)
         ]
         told = json.dumps(explanation, ensure_ascii=True)
-        said = self.chat.ask(
+        said = self._chat.ask(
             [
                 Message("system", _PREDICT.format(n=len(passages))),
                 Message("user", f"It fires on: {told}\nThe passages:\n" + "\n".join(lines)),

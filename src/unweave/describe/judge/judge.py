@@ -4,7 +4,8 @@ Three makers: our own rules (`rules`), a language model behind an address (`endp
 model of this process (`local`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
 
@@ -52,6 +53,10 @@ class Example(NamedTuple):
         )
 
 
+NO_COSTS: Mapping[str, float] = MappingProxyType({})
+"""Of a judge whom asking costs nothing."""
+
+
 def broken(text: str) -> str:
     """Text without << and >>."""
     return text.replace("<<", "< <").replace(">>", "> >")
@@ -69,6 +74,11 @@ class Judge(Protocol):
     @property
     def at_once(self) -> int:
         """How many latents may be judged side by side."""
+        ...
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """What asking it has cost so far, by name; empty where asking costs nothing."""
         ...
 
     def explain(self, examples: Sequence[Example]) -> str:

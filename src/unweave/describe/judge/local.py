@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from unweave.describe.judge.chat import explanation_in
-from unweave.describe.judge.judge import Example, Passage, broken
+from unweave.describe.judge.judge import NO_COSTS, Example, Passage, broken
 from unweave.errors import UserError
 from unweave.subject import Subject, continue_text
 from unweave.subject.prompts import by_length, padded, prompt_rows
@@ -64,6 +64,7 @@ class LocalJudge:
     """See the module."""
 
     at_once = 1
+    costs = NO_COSTS
 
     def __init__(self, subject: Subject, settings: LocalSettings | None = None) -> None:
         """Any subject with a tokenizer will do.
@@ -75,6 +76,7 @@ class LocalJudge:
             raise UserError(f"{subject.name} has no tokenizer, so it cannot judge")
         self._subject, self._settings = subject, settings or LocalSettings()
         self.name = subject.name
+        self._plain: dict[str, float] = {}
         words = subject.tokenizer.encode_many([" Yes", " No"])
         self._yes, self._no = words[0][0], words[1][0]
 
@@ -92,8 +94,10 @@ class LocalJudge:
         """Yes where the description speaks for it."""
         texts = [_line(broken(passage.text)) for passage in passages]
         told = self._margins([_ASKED.format(description=explanation, text=t) for t in texts])
-        plain = self._margins([_ASKED.format(description=NOTHING, text=t) for t in texts])
-        return (told > plain).tolist()
+        new = [text for text in dict.fromkeys(texts) if text not in self._plain]
+        margins = self._margins([_ASKED.format(description=NOTHING, text=t) for t in new])
+        self._plain |= dict(zip(new, margins.tolist(), strict=True))
+        return [said > self._plain[text] for said, text in zip(told.tolist(), texts, strict=True)]
 
     @torch.inference_mode()
     def _margins(self, prompts: Sequence[str]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from unweave.describe.claims import CLAIM, Claim
 from unweave.describe.describe import describe_part
 from unweave.describe.evidence import PartEvidence
-from unweave.describe.judge.judge import Example, Passage, Unreadable
+from unweave.describe.judge.judge import NO_COSTS, Example, Passage, Unreadable
 from unweave.describe.vocabulary import Vocabulary
 
 
@@ -22,6 +22,7 @@ class RulesJudge:
 
     name = "rules"
     at_once = 1
+    costs = NO_COSTS
 
     def __init__(self, vocabulary: Vocabulary, *, start: int = 0) -> None:
         """`start` stands before each passage, where claims say nothing."""

@@ -81,10 +81,12 @@ def absorption(bench: Bench, settings: AbsorptionSettings | None = None) -> Outc
     quality = probe_f1(probes, test)
     counted = {at for at, score in enumerate(quality) if score > settings.least_f1}
     if len(counted) < settings.least_letters:
+        more = "; a larger share of the words may find more" if bench.share < 1 else ""
         raise Refused(
             f"at {bench.dictionary.reads[0]} of {bench.subject.name} a probe finds only "
             f"{len(counted)} of 26 first letters with F1 above {settings.least_f1} on held-out "
-            f"words (mean F1 {np.mean(quality):.2f}): too few for absorption"
+            f"words (mean F1 {np.mean(quality):.2f}, fitted on {len(train.x):,} words): too few "
+            f"for absorption{more}"
         )
     return absorption_on(bench, settings, accuracy, train, test, probes, counted)
 

@@ -91,7 +91,8 @@ def autointerp(
     rows = torch.cat([text.train, text.heldout])
     vocabulary = _vocabulary(bench)
     judge = judge or open_judge(settings.judge, subject, vocabulary, store=bench.store)
-    own = list(_drawn(bench, one, rows, vocabulary, examples, settings.latents))
+    wanted = max(2 * settings.least_latents, round(settings.latents * bench.share))
+    own = list(_drawn(bench, one, rows, vocabulary, examples, min(wanted, settings.latents)))
     if len(own) < settings.least_latents:
         raise Refused(
             f"{len(own)} latents of {one.name} fire often enough in {rows.numel():,} tokens of "
@@ -104,7 +105,7 @@ def autointerp(
     if one.autoencodes:
         x = torch.cat([sites[s][:, 1:].flatten(2).flatten(0, 1) for s in one.reads], 1).float()
         twin = random_twin(one, x, x, seed=bench.seed)
-        few = min(settings.control_latents, settings.latents)
+        few = min(settings.control_latents, wanted)
         random = list(_drawn(bench, twin, rows, vocabulary, examples, few))
         controls, _ = _judged(bench, settings, judge, twin.name, random)
     return _outcome(bench, settings, judge, found, lost, controls)
@@ -232,7 +233,6 @@ def _outcome(
             "autointerp_score_random": _mean([one.right for one in random]),
             "balanced_accuracy_random": _mean([one.balanced for one in random]),
         }
-    costs = getattr(getattr(judge, "chat", None), "costs", None)
     return Outcome(
         protocol="autointerp",
         numbers={
@@ -246,7 +246,7 @@ def _outcome(
             "settings": settings.model_dump(mode="json"),
             "unreadable": lost,
             "random_latents": len(random),
-            "costs": None if costs is None else dict(vars(costs)),
+            "costs": judge.costs,
             "latents": [one._asdict() for one in found],
             "control": "shuffled: another latent's explanation; random: the same for directions "
             "of the same norms, number and L0",

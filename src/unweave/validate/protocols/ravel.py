@@ -54,6 +54,12 @@ PUBLISHED = {
 """Classes of entities and attributes that SAEBench uses."""
 
 
+_TRIES = 20
+"""Draws for each pair wanted, before one is content with fewer."""
+_FEW = 200
+"""Entities that no share is taken of."""
+
+
 class RavelSettings(BaseModel):
     """Settings of RAVEL; sizes as published."""
 
@@ -99,7 +105,8 @@ def ravel(bench: Bench, settings: RavelSettings | None = None) -> Outcome:
     found: dict[str, dict[str, Swaps]] = {}
     asked: dict[str, Asked] = {}
     reasons = []
-    for entities in _classes(bench, settings):
+    for whole in _classes(bench, settings):
+        entities = _share_of(whole, bench)
         answered = asked[entities.name] = ask_entities(bench.subject, entities, settings.ask)
         usable = _usable(answered, settings)
         if len(usable) < 2:
@@ -132,6 +139,14 @@ def _classes(bench: Bench, settings: RavelSettings) -> list[Entities]:
     if settings.classes:
         return [fetch_entities(n).only(PUBLISHED.get(n, ())) for n in settings.classes]
     return [our_cities()]
+
+
+def _share_of(entities: Entities, bench: Bench) -> Entities:
+    names = list(entities.attributes)
+    count = max(_FEW, round(len(names) * bench.share))
+    order = np.random.default_rng(bench.seed).permutation(len(names))[:count]
+    kept = {names[at]: entities.attributes[names[at]] for at in sorted(order.tolist())}
+    return entities._replace(attributes=kept)
 
 
 def _usable(asked: Asked, settings: RavelSettings) -> list[str]:
@@ -213,22 +228,17 @@ def _drawn(
     *,
     cause: bool,
 ) -> list[Pair]:
-    """Pairs of prompts for one of the attributes with different answers."""
-    of = {a: [i for i, p in enumerate(prompts) if p.attribute == a] for a in attributes}
-    pairs = {
-        Pair(base, source, cause)
-        for at in random.permutation([i for a in attributes for i in of[a]])
-        for base in [int(at)]
-        for source in random.permutation(of[prompts[base].attribute])[: _tries(wanted, of)].tolist()
-        if prompts[source].answer != prompts[base].answer
-    }
-    ordered = sorted(pairs)
-    return [ordered[at] for at in random.permutation(len(ordered))[:wanted]]
-
-
-def _tries(wanted: int, of: dict[str, list[int]]) -> int:
-    """Sources drawn for each base, so that enough are left once equal answers are gone."""
-    return 4 * max(1, -(-wanted // max(1, sum(map(len, of.values())))))
+    """Pairs of prompts for one of the attributes, each as often, with different answers."""
+    of = [[i for i, p in enumerate(prompts) if p.attribute == name] for name in attributes]
+    found: dict[Pair, None] = {}
+    for _ in range(_TRIES * wanted):
+        if len(found) == wanted:
+            break
+        mine = of[random.integers(len(of))]
+        base, source = (mine[at] for at in random.integers(len(mine), size=2))
+        if prompts[base].answer != prompts[source].answer:
+            found[Pair(base, source, cause)] = None
+    return list(found)
 
 
 def _outcome(

@@ -48,6 +48,9 @@ from unweave.validate.protocols.unlearning_questions import (
     statements,
 )
 
+_FEW = 200
+"""Questions that no share is taken of."""
+
 
 class UnlearningSettings(BaseModel):
     """Settings of unlearning; defaults as published."""
@@ -154,7 +157,7 @@ def _known(
     bench: Bench, settings: UnlearningSettings, questions: list[Question], what: str
 ) -> list[Asked]:
     random = np.random.default_rng(bench.seed)
-    drawn = random.permutation(len(questions))[: max(1, round(len(questions) * bench.share))]
+    drawn = random.permutation(len(questions))[: max(_FEW, round(len(questions) * bench.share))]
     chosen = [questions[at] for at in sorted(drawn.tolist())]
     first = answered(bench.subject, chosen, settings.asking)
     right, total = int(first.right.sum()), len(first.right)
