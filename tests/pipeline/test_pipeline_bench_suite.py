@@ -163,7 +163,7 @@ def test_protocols_without_a_layout_of_theirs_have_no_such_file():
 
 def test_the_command_shows_numbers_beside_controls(given, tmp_path, monkeypatch, capsys):
     path, _ = given
-    monkeypatch.setattr(suite_of, "load_subject", lambda name, dtype: reader())
+    monkeypatch.setattr(suite_of, "load_subject", lambda name, **_: reader())
     command.bench_suite(
         path, subject="reader", out=tmp_path / "out", tasks="sparse_probing, tpp",
         data=tmp_path / "data", share=0.06,

@@ -22,6 +22,8 @@ def bench_suite(
     text: str | None = None,
     share: float | None = None,
     seed: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> None:
     """Run public benchmarks of dictionaries, each beside its controls; resumes if cut off.
 
@@ -48,6 +50,10 @@ def bench_suite(
         Share of the published numbers of examples and tokens to use (default: 1).
     seed
         The seed of every random choice.
+    device
+        Where to run: cpu, cuda or cuda:1 (default: cpu).
+    dtype
+        Number format of the subject (default: float32).
     """
     from unweave.cli.validation import validated
     from unweave.pipeline.bench_suite import BenchSuiteSettings
@@ -57,6 +63,7 @@ def bench_suite(
     names = tuple(name.strip() for name in tasks.split(",")) if tasks else None
     flags = {
         "tasks": names, "site": site, "data": data, "text": text, "share": share, "seed": seed,
+        "device": device, "dtype": dtype,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}
     settings = validated(BenchSuiteSettings, given)

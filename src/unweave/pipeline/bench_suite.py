@@ -50,6 +50,10 @@ class BenchSuiteSettings(BaseModel):
     """Share of the published numbers of examples and tokens."""
     seed: NonNegativeInt = 0
     """Seed of every random choice."""
+    device: str = "cpu"
+    """Where the subject and the dictionary run."""
+    dtype: str = "float32"
+    """Number format of the subject; numbers are compared in float32."""
 
 
 class Suite(NamedTuple):
@@ -75,11 +79,14 @@ def bench_suite(
             a folder that holds the results of something else.
     """
     protocols = protocols_named(settings.tasks)
-    subject = load_subject(subject, dtype="float32") if isinstance(subject, str) else subject
     one = placed_at(dictionary, settings.site)
+    if isinstance(subject, str):
+        subject = load_subject(subject, dtype=settings.dtype, device=settings.device)
     for site in (*one.reads, *one.writes):
         subject.place(site)
     run = _begin(out, subject, one, settings)
+    assert isinstance(one.coder, Dictionary)
+    one.coder.to(subject.device)
     bench = Bench(
         subject, one, out / "store", settings.data, settings.text, settings.share, settings.seed,
         progress,

@@ -43,10 +43,9 @@ class Pooled(NamedTuple):
 
     def rows(self, which: Int[Tensor, " some"]) -> "Pooled":
         """Some of the texts."""
-        return Pooled(
-            self.site[which], self.latents[which], self.written[which], self.at_zero,
-            self.padding[which],
-        )  # fmt: skip
+        latents = self.latents[which]
+        written = latents if self.written is self.latents else self.written[which]
+        return Pooled(self.site[which], latents, written, self.at_zero, self.padding[which])
 
     def without(
         self, which: Int[Tensor, " some"], unit: Float[Tensor, "latents d_out"]
@@ -57,8 +56,8 @@ class Pooled(NamedTuple):
 
 
 def unit_directions(coder: Coder) -> Float[Tensor, "latents d_out"]:
-    """What latents write, brought to norm one."""
-    return torch.nn.functional.normalize(coder.directions().float(), dim=1)
+    """What latents write, brought to norm one; in main memory, as `pool` gives the rest."""
+    return torch.nn.functional.normalize(coder.directions().float().cpu(), dim=1)
 
 
 @torch.no_grad()
@@ -152,6 +151,9 @@ def _row_sizes(coder: Coder, x: Tensor) -> Tensor | None:
 
 
 def _joined(parts: Sequence[Pooled]) -> Pooled:
-    columns = [torch.cat([part[i] for part in parts]) for i in (0, 1, 2)]
-    padding = torch.cat([part.padding for part in parts])
-    return Pooled(columns[0], columns[1], columns[2], parts[0].at_zero, padding)
+    """Of many groups of texts; in main memory, where probes are trained."""
+    site, latents = (torch.cat([part[i].cpu() for part in parts]) for i in (0, 1))
+    same = all(part.written is part.latents for part in parts)
+    written = latents if same else torch.cat([part.written.cpu() for part in parts])
+    padding = torch.cat([part.padding.cpu() for part in parts])
+    return Pooled(site, latents, written, parts[0].at_zero.cpu(), padding)
