@@ -9,6 +9,7 @@ from unweave.dictionaries.coders.fixed import FixedDictionary
 from unweave.dictionaries.coders.pursuit import orthogonal_matching_pursuit
 from unweave.errors import UserError
 from unweave.validate.recovery import measure_recovery
+from unweave.validate.worlds.programs.as_world import program_world
 from unweave.validate.worlds.programs.compile import CompileSettings, compile_program
 from unweave.validate.worlds.programs.compiled import Compiled, project
 from unweave.validate.worlds.programs.compress import (
@@ -72,6 +73,18 @@ def test_a_dictionary_is_scored_against_the_known_directions(squeezed: Compiled)
     turned = torch.linalg.qr(torch.randn(7, 7, generator=torch.Generator().manual_seed(1))).Q
     wrong = FixedDictionary(directions @ turned, three)
     assert measure_recovery(wrong, directions, x.flatten(0, 1), truth).mmcs < 0.85
+
+
+def test_a_squeezed_program_is_a_world() -> None:
+    few = CompressSettings(width=1, steps=1, pool=4)
+    site = "blocks.0.resid_pre"
+    world = program_world("previous token", share=0.5, seed=0, settings=few, site=site)
+    assert world.d == 9
+    assert world.k == 2  # a word and its place
+    assert world.features == 12
+    whole = world.truth.code.dense() @ world.truth.directions
+    torch.testing.assert_close(world.held_out, whole, atol=1e-5, rtol=0)
+    assert not torch.equal(world.train[: len(whole)], whole)
 
 
 def test_two_ways_through_W_are_one(original: Compiled) -> None:
