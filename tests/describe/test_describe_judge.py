@@ -70,6 +70,15 @@ def test_rules_that_found_nothing_say_that_nothing_fires():
     assert sum(judge.predict(explanation, new)) < 10
 
 
+def test_a_passage_fires_if_it_more_likely_than_not_has_a_firing():
+    claim = {
+        "kind": "token", "tokens": [CAT], "probability": [0.4], "activation": [1.0],
+        "otherwise_probability": 0.01, "otherwise_activation": 1.0,
+    }  # fmt: skip
+    told = RulesJudge(VOCABULARY).predict(json.dumps(claim), [passage(CAT), passage(CAT, CAT)])
+    assert told == [False, True]
+
+
 def test_rules_read_nothing_but_claims():
     with pytest.raises(Unreadable):
         RulesJudge(VOCABULARY).predict("fires on cats", [passage(CAT)])

@@ -188,12 +188,12 @@ def test_a_real_server_is_spoken_to_and_its_redirects_are_not_followed(served, t
     served.replies += [
         (429, {"Retry-After": "0"}, b"{}"),
         (200, {}, answer("hi")),
-        (307, {"Location": f"http://127.0.0.1:{served.server_port}/elsewhere"}, b""),
+        (302, {"Location": f"http://127.0.0.1:{served.server_port}/elsewhere"}, b""),
     ]
     settings = EndpointSettings(base_url=f"http://127.0.0.1:{served.server_port}/v1", tries=2)
     one = Endpoint(settings, tmp_path, sleep=lambda seconds: None)
     assert one.ask(ASKED, most_tokens=7) == "hi"
-    with pytest.raises(UserError, match="status 307"):
+    with pytest.raises(UserError, match="status 302"):
         one.ask([Message("user", "more")], most_tokens=7)
     assert served.keys == ["Bearer secret-key"] * 3
 
