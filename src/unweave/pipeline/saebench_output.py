@@ -9,6 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from unweave.artifact.atomic import Json
+from unweave.pipeline.saebench_others import (
+    absorption_layout,
+    autointerp_layout,
+    ravel_layout,
+    unlearning_layout,
+)
 from unweave.pipeline.suite_records import SuiteRun
 from unweave.validate.protocols.protocol import Outcome
 
@@ -148,4 +154,6 @@ _CORE: dict[str, tuple[str, ...]] = {
 """Groups of core metrics; -1 stands for what was not measured, as in the published files."""
 _WRITERS: dict[str, Callable[[Outcome, Any], dict[str, object]]] = {
     "core": _core, "sparse_probing": _sparse_probing, "scr": _ablation, "tpp": _ablation,
+    "absorption": absorption_layout, "ravel": ravel_layout, "unlearning": unlearning_layout,
+    "autointerp": autointerp_layout,
 }  # fmt: skip
