@@ -18,6 +18,7 @@ from unweave.validate.protocols.ravel_data import (
     Prompt,
     all_prompts,
     ask_entities,
+    fetch_entities,
     load_all_entities,
     our_cities,
 )
@@ -188,3 +189,27 @@ def test_the_public_form_is_read_and_what_is_wrong_is_named(tmp_path):
         load_all_entities(tmp_path)
     with pytest.raises(UserError, match="has no RAVEL set"):
         load_all_entities(tmp_path / "nowhere")
+
+
+def test_public_sets_are_asked_for_where_they_are(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repo: str, name: str, *, repo_type: str) -> str:
+        asked.append((repo, name, repo_type))
+        kind = "templates" if "prompts" in name else "labels"
+        content = {"templates": {"Field": ["%s won for"]}, "labels": {"Curie": {"Field": "x"}}}
+        (tmp_path / name).write_text(json.dumps(content[kind]))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    found = fetch_entities("nobel_prize_winner")
+    assert found.attributes == {"Curie": {"Field": "x"}}
+    assert {repo for repo, _, _ in asked} == {"adamkarvonen/ravel_prompts"}
+    assert {kind for _, _, kind in asked} == {"dataset"}
+
+    def gone(*_: str, **__: str) -> str:
+        raise OSError("no such host")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", gone)
+    with pytest.raises(UserError, match="did not give the RAVEL set city: no such host"):
+        fetch_entities("city")

@@ -1,6 +1,8 @@
 """Unlearning: a network that knows two subjects, and dictionaries that can and cannot tell them."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -243,11 +245,32 @@ def test_files_of_questions_are_read_and_what_is_wrong_is_named(tmp_path):
 
 
 def test_without_the_package_or_the_hub_one_is_told_what_to_do(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="pip install"):
         fetch_questions("wmdp-bio")
+
+    def gone(*names: str, split: str) -> None:
+        raise ConnectionError("no such host")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=gone))
+    with pytest.raises(UserError, match=r"did not give the questions wmdp-bio: no such host"):
+        fetch_questions("wmdp-bio")
+
+
+def test_published_questions_are_asked_for_where_they_are(monkeypatch):
+    asked = []
+
+    def load(*names: str, split: str) -> list[dict]:
+        asked.append((*names, split))
+        return [{"question": "?", "choices": ["a", "b", "c", "d"], "answer": 2, "subject": "s"}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load))
+    (bio,), (history,) = fetch_questions("wmdp-bio"), fetch_questions("high_school_us_history")
+    assert asked == [
+        ("cais/wmdp", "wmdp-bio", "test"), ("cais/mmlu", "high_school_us_history", "test"),
+    ]  # fmt: skip
+    assert (bio.topic, history.topic) == ("biology", "high school us history")
+    assert bio.choices[bio.answer] == "c"
 
 
 def test_unlearned_questions_are_resampled_for_the_interval(tmp_path):
