@@ -64,6 +64,8 @@ def test_classes_are_drawn_evenly_and_balanced_by_the_cue():
     assert draw_classes(examples, ["x", "y"], 40, seed=0) == drawn
     assert draw_classes(examples, ["x", "y"], 40, seed=1) != drawn
     assert len(draw_classes(examples, ["y"], 10, seed=0)["y"]) == 10
+    examples += [Example(f"z{i}", "z", "m") for i in range(7)]
+    assert len(draw_classes(examples, ["x", "z"], 40, seed=0)["x"]) == 7
 
 
 def test_a_split_keeps_every_text_once():

@@ -152,10 +152,14 @@ def draw_classes(
 ) -> Drawn:
     """`count` texts of each class at random; of a crossed set as many of each cue.
 
-    Where there are fewer, every class gets as many as the smallest can give.
+    Where there are fewer, every class gets as many as the smallest can give; where a class has no
+    text of some cue, cues are not balanced.
     """
     cues = sorted({e.cue for e in examples if e.label in classes})
-    per = _least(examples, classes, cues, count // len(cues))
+    per = _least(Counter((e.label, e.cue) for e in examples), classes, cues, count // len(cues))
+    if not per:
+        examples, cues = [e._replace(cue="") for e in examples], [""]
+        per = _least(Counter((e.label, e.cue) for e in examples), classes, cues, count)
     random = np.random.default_rng(seed)
     drawn: Drawn = {}
     for name in classes:
@@ -165,7 +169,6 @@ def draw_classes(
 
 
 def _least(
-    examples: Sequence[Example], classes: Sequence[str], cues: Sequence[str], wanted: int
+    counts: Counter[tuple[str, str]], classes: Sequence[str], cues: Sequence[str], wanted: int
 ) -> int:
-    counts = Counter((e.label, e.cue) for e in examples)
     return max(0, min(wanted, *(counts[name, cue] for name in classes for cue in cues)))
