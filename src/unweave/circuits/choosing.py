@@ -85,10 +85,10 @@ def tied(graph: Graph, scores: Scores) -> Scores:
     """
     units: dict[str, list[int]] = {}
     for at, target in enumerate(graph.targets):
-        *block, head, part = target.split(".")
-        if part in "qkv":
+        if target.endswith((".q", ".k", ".v")):
+            _, block, _, head, part = target.split(".")
             group = int(head) // graph.group if part == "q" else int(head)
-            units.setdefault(f"{block[1]} {group}", []).append(at)
+            units.setdefault(f"{block} {group}", []).append(at)
     found = scores.clone()
     for members in units.values():
         found[:, members] = scores[:, members].sum(1, keepdim=True)
@@ -103,7 +103,7 @@ def random_scores(graph: Graph, *, seed: int) -> Scores:
 
 def from_nodes(graph: Graph, nodes: Sequence[float]) -> Scores:
     """Scores of edges from scores of sources: every edge that leaves a source has its score."""
-    return torch.tensor(nodes)[:, None] * graph.mask
+    return torch.tensor(nodes, dtype=torch.float32)[:, None] * graph.mask
 
 
 def _budget(graph: Graph, share: float) -> int:

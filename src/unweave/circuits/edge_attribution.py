@@ -61,7 +61,8 @@ class _Probed:
         return seen
 
 
-Gradients = list[tuple[Readers, Float[Tensor, "batch pos targets d"]]]
+Gradients = list[tuple[Readers, Float[Tensor, "_ _ _ _"]]]
+"""[batch, pos, targets, d] for the targets of each of the readers."""
 
 
 def _gradients(

@@ -35,7 +35,7 @@ def weight_edge_scores(subject: Subject, *, progress: Progress = QUIET) -> Score
     return scores
 
 
-def _gram(rows: Float[Tensor, "rows d"]) -> Float[Tensor, " d*d"]:
+def _gram(rows: Float[Tensor, "rows d"]) -> Float[Tensor, " d_squared"]:
     """|A B|^2 is the inner product of A^T A and B B^T."""
     rows = rows.float()
     return (rows.T @ rows).flatten()
@@ -51,14 +51,14 @@ def _fill(written: Tensor, subject: Subject, graph: Graph, layer: int, part: str
         written[row] = _gram(W_O[head] * gain)
 
 
-def _attention_reads(subject: Subject, layer: int) -> Float[Tensor, "targets d*d"]:
+def _attention_reads(subject: Subject, layer: int) -> Float[Tensor, "targets d_squared"]:
     weights, gain = subject.attention_weights(layer), subject.norm_gain(layer, "attn")
     group = subject.n_heads // subject.n_kv_heads
     matrices = [*weights.W_Q, *weights.W_K[::group], *weights.W_V[::group]]
     return torch.stack([_gram(matrix.T * gain) for matrix in matrices])
 
 
-def _mlp(subject: Subject, layer: int) -> Float[Tensor, "1 d*d"]:
+def _mlp(subject: Subject, layer: int) -> Float[Tensor, "1 d_squared"]:
     weights, gain = subject.mlp_weights(layer), subject.norm_gain(layer, "mlp")
     reads = [weights.W_in, *([] if weights.W_gate is None else [weights.W_gate])]
     return _gram(torch.cat(reads) * gain)[None]

@@ -8,7 +8,7 @@ through the norm that stands before it: what path patching and gradients by edge
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from unweave.subject import Replacement, Subject
 NOTHING: Mapping[str, Replacement] = MappingProxyType({})
 
 
+@runtime_checkable
 class Rule(Protocol):
     """What targets read, and what is done with what sources write."""
 
