@@ -112,7 +112,8 @@ def test_the_gradient_is_right_where_the_network_is_linear() -> None:
 
 def test_only_the_edge_that_is_patched_changes() -> None:
     usual = program("induction", words="abc", length=4)
-    compiled = compile_program(usual)
+    compiled = compile_program(usual, distractor("histogram", usual))
+    assert compiled.subject.n_heads == 2
     rows = usual.all_rows(4)
     parts = written(compiled.subject, rows)
     final = compiled.subject.run(rows, capture=["final"], logits=False).sites["final"]

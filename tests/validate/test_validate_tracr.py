@@ -62,6 +62,14 @@ def test_the_edges_of_a_program_are_those_one_reads_in_its_description(folder: P
     assert np.mean(drawn) == pytest.approx(0.5, abs=0.05)
 
 
+def test_what_selects_everything_carries_nothing(folder: Path) -> None:
+    case = load_tracr(folder, "case_2")  # reverse, by the length of the sequence
+    assert {e.target for e in case.edges if e.source == "embed"} == {"blocks.3.head.0.v"}
+    # That the length is counted is seen from its being written, where lengths differ.
+    groups = [case.draw(8, length=n, seed=n) for n in (5, 8)]
+    assert auroc(patched_edges(case.subject, groups, seed=0), case.edges) == 1.0
+
+
 def test_what_is_no_case_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no whole case case_1000"):
         load_tracr(folder, "case_1000")
