@@ -1,8 +1,8 @@
 """Random pairs of prompts for tiny random subjects."""
 
 import torch
-
 from tiny_subject import START
+
 from unweave.circuits.contrasts import Contrast
 
 

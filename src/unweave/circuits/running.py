@@ -21,6 +21,7 @@ from unweave.circuits.contrasts import Contrast, Metric, Pairs, in_pairs, logit_
 from unweave.circuits.wired import Wired
 from unweave.errors import UserError
 from unweave.progress import Advance
+from unweave.subject import Subject
 
 Ablation = Literal["counterfactual", "mean", "zero"]
 """What an edge carries that is not kept."""
@@ -111,7 +112,7 @@ def _with_other(
 
 @torch.no_grad()
 def plain_metrics(
-    wired: Wired,
+    subject: Subject,
     contrasts: Sequence[Contrast],
     *,
     metric: Metric = logit_difference,
@@ -121,7 +122,7 @@ def plain_metrics(
     found = torch.zeros(2, len(contrasts))
     for pairs in in_pairs(contrasts, batch):
         for row, tokens in enumerate((pairs.clean, pairs.corrupt)):
-            logits = wired.subject.run(tokens).logits
+            logits = subject.run(tokens).logits
             assert logits is not None
             found[row, pairs.which] = metric(logits, pairs).cpu()
     return found
