@@ -52,7 +52,8 @@ class Recovery(NamedTuple):
     """Share of places with a parent and a child of it at which the parent's matched latent is
     silent, averaged over the parents that are matched."""
     parent_missed: float
-    """The same at places with a parent and none of its children: absorption is the excess."""
+    """The same at places with a parent and none of its children. The excess is silence, of which
+    absorption is one cause and too small an L0 another: `truth.absorption` tells them apart."""
 
 
 @torch.no_grad()
