@@ -21,7 +21,8 @@ from unweave.pipeline.saebench_output import saebench_output
 from unweave.pipeline.suite_records import SuiteRun
 from unweave.validate.protocols import core as core_file
 from unweave.validate.protocols import scr as scr_file
-from unweave.validate.protocols.protocol import Bench, Outcome
+from unweave.validate.protocols.protocol import Bench, Outcome, Protocol
+from unweave.validate.protocols.suite import protocols_named
 
 OURS = ("core", "sparse_probing", "scr", "tpp")
 
@@ -70,7 +71,15 @@ def test_what_is_done_is_not_done_again_and_more_may_be_asked(given, tmp_path, m
     path, settings = given
     few = settings.model_copy(update={"tasks": ("tpp",)})
     first = bench_suite(path, reader(), few, out=tmp_path / "out")
-    monkeypatch.setattr("unweave.validate.protocols.tpp.pool", None)
+
+    def never(bench: Bench) -> Outcome:
+        raise AssertionError("it has been done")
+
+    def named(names: tuple[str, ...]) -> list[Protocol]:
+        found = protocols_named(names)
+        return [p._replace(run=never) if p.name == "tpp" else p for p in found]
+
+    monkeypatch.setattr(suite_of, "protocols_named", named)
     more = settings.model_copy(update={"tasks": ("core", "tpp")})
     second = bench_suite(path, reader(), more, out=tmp_path / "out")
     assert [found.protocol for found in second.found] == ["core", "tpp"]
