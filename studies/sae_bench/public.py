@@ -41,7 +41,9 @@ from transformer_lens import HookedTransformer
 BIOS, AMAZON = "LabHC/bias_in_bios_class_set1", "canrager/amazon_reviews_mcauley_1and5"
 SENTIMENT, NEWS = "canrager/amazon_reviews_mcauley_1and5_sentiment", "fancyzhx/ag_news"
 LAYER = 14
-PARTS = ("core", "sparse_probing", "scr", "tpp")
+PARTS = ("core", "sparse_probing", "scr", "tpp", "pooled")
+TEXTS, TAKEN_OUT = 64, 50
+"""Texts and latents (the first ones) for comparing means number by number."""
 
 
 class Sparse(BaseSAE):
@@ -199,6 +201,23 @@ def run_core(inputs: Path, sae: Sparse, model_name: str, out: Path) -> dict:
     return found["eval_result_metrics"]
 
 
+def run_pooled(inputs: Path, model, sae: Sparse, context: int, path: Path) -> dict:
+    """Means of a few texts: of the site, of the latents, and of the site with some taken out."""
+    lines = (inputs / "data" / "sst2" / "test.jsonl").read_text().splitlines()[:TEXTS]
+    texts = {"texts": [json.loads(line)["text"] for line in lines]}
+    tokens = data_sets.tokenize_data_dictionary(texts, model.tokenizer, context, "cpu")
+    acts = activations.get_all_llm_activations(tokens, model, 32, LAYER, sae.cfg.hook_name, True)
+    out = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+    out[:TAKEN_OUT] = True
+    found = {
+        "site": activations.create_meaned_model_activations(acts)["texts"],
+        "latents": activations.get_sae_meaned_activations(acts, sae, 125)["texts"],
+        "without": scr_and_tpp.ablated_precomputed_activations(acts["texts"], sae, out, 125),
+    }
+    np.savez(path, **{name: tensor.detach().numpy() for name, tensor in found.items()})
+    return {"file": path.name}
+
+
 def settings(context: int) -> dict:
     return {"context_length": context, "llm_dtype": "float32", "llm_batch_size": 32,
             "model_name": "local", "sae_batch_size": 125}  # fmt: skip
@@ -273,6 +292,11 @@ def main() -> None:
     one = sae()
     for part in parts:
         if part == "core":
+            continue
+        if part == "pooled":
+            path = args.out.with_suffix(".npz")
+            found[part] = run_pooled(args.inputs, model, one, sizes["context"], path)
+            args.out.write_text(json.dumps(found, indent=1))
             continue
         stand_in(args.inputs, part == "scr")
         per_seed = []
