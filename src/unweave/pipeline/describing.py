@@ -15,7 +15,7 @@ from unweave.describe.describe import Description, describe_part
 from unweave.describe.features import feature_table
 from unweave.describe.vocabulary import Vocabulary
 from unweave.dictionaries.part import Part
-from unweave.pipeline.evidence import part_evidence, vocabulary_of
+from unweave.pipeline.evidence import part_evidence
 from unweave.pipeline.job import Job
 from unweave.pipeline.results import SemanticResult
 from unweave.pipeline.rivals import Rivals

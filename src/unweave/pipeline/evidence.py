@@ -12,12 +12,12 @@ from unweave.artifact.tensors import load_tensors, save_tensors
 from unweave.decompile.firings import Encoder, PartFirings, collect_firings
 from unweave.decompile.modes import input_site
 from unweave.describe.evidence import PartEvidence
+from unweave.describe.subject_tokens import token_texts
 from unweave.describe.vocabulary import Vocabulary
 from unweave.dictionaries.part import Part
 from unweave.pipeline.job import Job
 from unweave.pipeline.results import FiringsResult
 from unweave.pipeline.rivals import Rivals
-from unweave.subject import Subject
 from unweave.subject.rows import TokenRows
 from unweave.validate.baselines import SignedLatents
 
@@ -75,23 +75,6 @@ def evidence_rows(job: Job, parts: dict[str, Part], text: TokenRows) -> tuple[to
     held = min(len(text.heldout), max(1, round(rows * settings.heldout_share)))
     explain = min(len(text.train), max(1, rows - held))
     return torch.cat([text.train[:explain], text.heldout[:held]]), explain
-
-
-def token_texts(subject: Subject) -> tuple[str, ...]:
-    """Every token of the vocabulary as text, alone; its number where there is no tokenizer."""
-    size = subject.vocab_size
-    tokenizer = subject.tokenizer
-    if tokenizer is None:
-        return tuple(f"<{token}>" for token in range(size))
-    known = min(size, len(tokenizer))
-    pieces = [tokenizer.piece(token) for token in range(known)]
-    return (*pieces, *(f"<{token}>" for token in range(known, size)))
-
-
-def vocabulary_of(subject: Subject) -> Vocabulary:
-    """Texts and classes of the subject's tokens."""
-    texts = token_texts(subject)
-    return Vocabulary.from_decode(texts.__getitem__, len(texts))
 
 
 def explain_rows(job: Job) -> int:

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from unweave.pipeline.results import SemanticResult, interval
-from unweave.validate.bootstrap import Interval, mean_interval
 from unweave.validate.length import VALUE_BITS, mathematical_length
-from unweave.validate.semantic import PartScores, semantic_accuracy
+from unweave.validate.semantic import PartScores, pooled_mean, semantic_accuracy
 
 
 def summarise(scores: Sequence[PartScores], bits: float, described: int) -> SemanticResult:
@@ -21,10 +20,6 @@ def summarise(scores: Sequence[PartScores], bits: float, described: int) -> Sema
     firings = sum(int(part.row_firings.sum()) for part in scores)
     places = len(scores[0].row_firings) * scores[0].places_per_row
 
-    def mean(name: str, control: str) -> Interval:
-        values = np.concatenate([getattr(getattr(part, control), name) for part in scores])
-        return mean_interval(values[fired & np.isfinite(values)])
-
     return SemanticResult(
         described=described,
         scored=int(fired.sum()),
@@ -35,8 +30,8 @@ def summarise(scores: Sequence[PartScores], bits: float, described: int) -> Sema
         bits_fraction_shuffled=interval(accuracy.fraction_shuffled),
         bits_per_token=interval(accuracy.bits_per_token),
         base_bits_per_token=interval(accuracy.base_bits_per_token),
-        auroc=interval(mean("auroc", "true"), nothing=0.5),
-        auroc_shuffled=interval(mean("auroc", "shuffled"), nothing=0.5),
-        correlation=interval(mean("correlation", "true")),
-        correlation_shuffled=interval(mean("correlation", "shuffled")),
+        auroc=interval(pooled_mean(scores, "auroc"), nothing=0.5),
+        auroc_shuffled=interval(pooled_mean(scores, "auroc", shuffled=True), nothing=0.5),
+        correlation=interval(pooled_mean(scores, "correlation")),
+        correlation_shuffled=interval(pooled_mean(scores, "correlation", shuffled=True)),
     )

@@ -8,6 +8,7 @@ totals contain them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,7 +21,13 @@ from unweave.describe.evidence import PartEvidence
 from unweave.describe.explain import base_rates
 from unweave.describe.rules import RuleTable, compile_claims
 from unweave.describe.tally import sum_by
-from unweave.validate.bootstrap import BootstrapSettings, Interval, intervals, ratio_interval
+from unweave.validate.bootstrap import (
+    BootstrapSettings,
+    Interval,
+    intervals,
+    mean_interval,
+    ratio_interval,
+)
 from unweave.validate.matches import Groups, Keyed, group_places, keyed_text, sum_by_place
 
 
@@ -125,8 +132,8 @@ def score_part(
     base = base_rates(evidence)
     alive = np.flatnonzero(base.count)
     true = latent_scores(table, base.rate, text, evidence)
-    source = _shuffle(alive, evidence.n_latents, settings.shuffle_seed)
-    shuffled = latent_scores(table.shuffled(source, base.rate), base.rate, text, evidence)
+    other = shuffled_rules(table, alive, base.rate, seed=settings.shuffle_seed)
+    shuffled = latent_scores(other, base.rate, text, evidence)
     firings, n = evidence.heldout, evidence.n_latents
     count = np.bincount(firings.latent, minlength=n)
     mass = sum_by(firings.latent, firings.value, n)
@@ -167,12 +174,21 @@ def with_scores(descriptions: Sequence[Description], scores: PartScores) -> list
     ]
 
 
-def _shuffle(alive: Int[np.ndarray, " alive"], n: int, seed: int) -> Int[np.ndarray, " latents"]:
-    """Whose rule each latent gets: those alive in one random cycle, so that none keeps its own."""
-    source = np.arange(n)
+def shuffled_rules(
+    table: RuleTable,
+    alive: Int[np.ndarray, " alive"],
+    base_rate: Float[np.ndarray, " latents"],
+    *,
+    seed: int,
+) -> RuleTable:
+    """The control: each latent alive with another one's rule, but its own base rate.
+
+    Those alive stand in one random cycle, so that none keeps its own.
+    """
+    source = np.arange(table.n_latents)
     order = np.random.default_rng(seed).permutation(alive)
     source[order] = np.roll(order, 1)
-    return source
+    return table.shuffled(source, base_rate)
 
 
 def latent_scores(
@@ -331,3 +347,16 @@ def semantic_accuracy(
         base_bits_per_token=ratio_interval(total, places, settings),
         fraction_shuffled=ratio_interval(shuffled, total, settings),
     )
+
+
+def pooled_mean(
+    parts: Sequence[PartScores],
+    score: Literal["auroc", "correlation"],
+    settings: BootstrapSettings | None = None,
+    *,
+    shuffled: bool = False,
+) -> Interval:
+    """Mean of a score over the latents of all parts that fired on the rows, resampled by latent."""
+    values = np.concatenate([getattr(p.shuffled if shuffled else p.true, score) for p in parts])
+    fired = np.concatenate([part.count > 0 for part in parts])
+    return mean_interval(values[fired & np.isfinite(values)], settings)

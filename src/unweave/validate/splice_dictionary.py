@@ -105,7 +105,7 @@ def splice_reports(
         for group in rows.split(rows_at_once):
             original = subject.run(group, capture=list(downstream_sites))
             ablated = {
-                at: [_scores(original, subject.run(group, replace=_ablation(at, m)), group)
+                at: [_scores(original, subject.run(group, replace=ablation(at, m)), group)
                      for m in ({}, means)]
                 for at in set(written.values())
             }  # fmt: skip
@@ -138,9 +138,11 @@ def _scores(original: Run, changed: Run, rows: Tensor) -> RowScores:
     return compare_logits(original.logits, changed.logits, rows)
 
 
-def _ablation(
+def ablation(
     sites: Sequence[str], means: Mapping[str, Float[Tensor, " width"]]
 ) -> dict[str, Replacement]:
+    """Replace sites by their means, or by zeros where no mean is given; position 0 stays."""
+
     def to(site: str) -> Replacement:
         def visit(tensor: Tensor) -> Tensor:
             new = torch.zeros_like(tensor)
