@@ -201,18 +201,19 @@ def _counts(bench: Bench, settings: MibSettings) -> tuple[int, int]:
 
 
 def _on_task(bench: Bench, task: CircuitTask, settings: MibSettings) -> dict[str, Any]:
-    count, _ = _counts(bench, settings)
+    # Where there are too few pairs for both, half of them go to each side.
+    count = min(_counts(bench, settings)[0], len(task.contrasts) // 2)
     train, test = task.contrasts[:count], task.contrasts[count:]
-    if len(test) < 8:
-        few = f"only {len(task.contrasts)} pairs can be used, and {count} are for scores"
-        return {"refused": few}
     batch = settings.scoring.batch
     plain = plain_metrics(bench.subject, test, batch=batch)
     does = can_do(plain)
     facts = {"can_do": does._asdict(), "pairs": [len(train), len(test)], "unlike": task.unlike}
     if (why := does.why_not(settings.level)) is not None:
         return {"refused": why, **facts}
-    wired = Wired(bench.subject)
+    try:
+        wired = Wired(bench.subject)
+    except UserError as error:
+        raise Refused(str(error)) from error
     scores = {
         name: METHODS[name](wired, train, settings.scoring, bench.progress)
         for name in settings.methods
