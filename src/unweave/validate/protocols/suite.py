@@ -9,10 +9,12 @@ from unweave.errors import UserError
 from unweave.validate.protocols.absorption import absorption
 from unweave.validate.protocols.autointerp import autointerp
 from unweave.validate.protocols.core import core
+from unweave.validate.protocols.mib import mib
 from unweave.validate.protocols.protocol import Protocol
 from unweave.validate.protocols.ravel import ravel
 from unweave.validate.protocols.scr import scr
 from unweave.validate.protocols.sparse_probing import sparse_probing
+from unweave.validate.protocols.sva import sva
 from unweave.validate.protocols.tpp import tpp
 from unweave.validate.protocols.unlearning import unlearning
 
@@ -25,6 +27,8 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol("ravel", "whether attributes of an entity can be changed apart (RAVEL)", ravel),
     Protocol("unlearning", "whether clamped latents make one subject alone forgotten", unlearning),
     Protocol("autointerp", "whether an explanation tells where a latent fires", autointerp),
+    Protocol("sva", "whether few latents make verbs agree (sparse feature circuits)", sva),
+    Protocol("mib", "how good circuits of the network's own edges are (MIB)", mib),
 )
 
 
