@@ -31,6 +31,7 @@ from unweave.pipeline.results import (
 )
 from unweave.pipeline.rivals import BASELINES, Rivals
 from unweave.report import write_report
+from unweave.subject import Subject
 from unweave.subject.rows import TokenRows
 from unweave.validate.baselines import FewCoefficients
 from unweave.validate.length import VALUE_BITS
@@ -51,7 +52,7 @@ def write_scores_and_metrics(
     alive = {name: features_alive(job, name) for name in parts}
     latents = sum(part.spec.n_latents for part in parts.values())
     scores = Scores(
-        subject=subject_record(job),
+        subject=subject_record(job.subject),
         text=text_record(text),
         tokens=tokens,
         seconds=sum(job.seconds.values()),
@@ -168,9 +169,8 @@ def _part(part: Part, splice: SpliceResult, alive: float) -> PartScore:
     )
 
 
-def subject_record(job: Job) -> SubjectRecord:
+def subject_record(subject: Subject) -> SubjectRecord:
     """The subject as manifest and scores name it."""
-    subject = job.subject
     return SubjectRecord(
         name=subject.name,
         fingerprint=subject.fingerprint,
@@ -200,7 +200,7 @@ def text_record(text: TokenRows) -> TextRecord:
 def seal_and_report(job: Job, parts: dict[str, Part], text: TokenRows) -> Path:
     """Hash everything, write the report, and put the artifact where it was asked for."""
     provenance = Provenance(
-        subject=subject_record(job),
+        subject=subject_record(job.subject),
         text=text_record(text),
         settings=job.settings.model_dump(mode="json", exclude={"threads", "checkpoint_seconds"}),
         seed=job.settings.seed,

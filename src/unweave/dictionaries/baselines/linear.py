@@ -36,7 +36,7 @@ class Coefficients:
         b_dec: Float[Tensor, " d_out"] | None = None,
         k: int | None = None,
     ) -> None:
-        self._coefficients, self.W_dec = coefficients, W_dec
+        self.coefficients, self.W_dec = coefficients, W_dec
         self.b_dec = W_dec.new_zeros(W_dec.shape[1]) if b_dec is None else b_dec
         self.k = checked_k(k, len(W_dec))
         self._norm = W_dec.norm(dim=1)
@@ -49,7 +49,7 @@ class Coefficients:
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "rows d_in"]) -> SparseCode:
         """The k coefficients that write most."""
-        latent, value = strongest(self._coefficients(x.to(self.W_dec.dtype)), self._norm, self.k)
+        latent, value = strongest(self.coefficients(x.to(self.W_dec.dtype)), self._norm, self.k)
         return SparseCode.from_topk(latent, value, self.n_latents)
 
     def decode(self, code: SparseCode) -> Float[Tensor, "rows d_out"]:

@@ -1,0 +1,1 @@
+"""Classical ways to take a place apart, as rivals of trained dictionaries at the same sparsity."""
