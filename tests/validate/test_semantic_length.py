@@ -9,6 +9,7 @@ from unweave.describe import describe_part
 from unweave.validate.bootstrap import Interval
 from unweave.validate.four_numbers import description_totals, four_numbers, number
 from unweave.validate.length import (
+    VALUE_BITS,
     dense_bits,
     dictionary_bits,
     edge_bits,
@@ -33,6 +34,12 @@ def test_a_sparse_gpt2_vector_is_1403_bits() -> None:
 
 def test_one_of_1024() -> None:
     assert one_hot_bits(1024) == 10
+
+
+def test_a_one_hot_code_of_gpt2_contexts_is_13993_bits() -> None:
+    index = one_hot_bits(50_257**128)
+    assert index == pytest.approx(1999, abs=0.1)
+    assert VALUE_BITS * index == pytest.approx(13_993, abs=0.5)
 
 
 def test_the_frequency_code_by_hand() -> None:
