@@ -17,6 +17,8 @@ from unweave.subject import Subject, wrap_module
 
 HEAD = "head"
 """The unembedding, where it is not the embedding too."""
+EMBED = "embed"
+"""The embedding, and the unembedding with it where they are one."""
 
 
 @runtime_checkable
@@ -46,6 +48,8 @@ def shuffled(subject: Subject, parts: Sequence[str], *, seed: int) -> Subject:
 def _module(subject: Subject, part: str) -> nn.Module:
     if part == HEAD and (head := _head(subject)) is not None:
         return head
+    if part == EMBED and isinstance(subject.model, _Embedding):
+        return subject.model.get_input_embeddings()
     # A residual stream's site lies at the block itself.
     return subject.model.get_submodule(subject.place(f"{part}.resid_post").module)
 
