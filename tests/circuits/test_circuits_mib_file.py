@@ -45,5 +45,5 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     record["edges"].pop("input->m0")
     path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"has 12 edges .* has 13"):
+    with pytest.raises(UserError, match=r"has 12 edges, .* has 13"):
         read_mib_circuit(path)
