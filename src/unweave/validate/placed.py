@@ -5,7 +5,7 @@ measurement serves all. Position 0 is left as it was: every row has the same vec
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -41,25 +41,9 @@ class Placed(NamedTuple):
         return list(y.tensor_split(len(self.writes), dim=1))
 
 
-@runtime_checkable
-class Whole(Protocol):
-    """A coder whose output is more than what its code stands for: it is called with its input."""
-
-    @property
-    def needs_input(self) -> bool:
-        """Whether decoding takes the input as well."""
-        ...
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Raw vectors in, raw vectors out."""
-        ...
-
-
 def needs_input(coder: Coder) -> bool:
     """Whether a coder's output cannot be had from its code alone (skip, layer norm)."""
-    if isinstance(coder, Dictionary):
-        return coder.spec.skip or coder.spec.layer_norm
-    return isinstance(coder, Whole) and coder.needs_input
+    return isinstance(coder, Dictionary) and (coder.spec.skip or coder.spec.layer_norm)
 
 
 def placed(name: str, dictionary: Dictionary) -> Placed:
@@ -85,7 +69,7 @@ def reconstruct(
     A dictionary whose output needs the input besides the code (skip, layer norm) gets what its
     change of the code adds to its output; with a layer norm that is in the units of each row.
     """
-    if edit is None and isinstance(coder, Dictionary | Whole):
+    if edit is None and isinstance(coder, Dictionary):
         return coder(x)
     code = coder.encode(x)
     if edit is None:
@@ -93,7 +77,7 @@ def reconstruct(
     changed = edit(code, shape)
     if not needs_input(coder):
         return coder.decode(changed)
-    assert isinstance(coder, Dictionary | Whole)
+    assert isinstance(coder, Dictionary)
     return coder(x) + difference(coder, x, code, changed)
 
 

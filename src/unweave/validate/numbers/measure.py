@@ -63,13 +63,10 @@ class Said(NamedTuple):
     """How they do on the held-out rows."""
 
 
-def measure(
-    ground: Ground, method: Method, claims: Mapping[str, Sequence[Claim]] | None = None
-) -> Measurement:
+def measure(ground: Ground, method: Method) -> Measurement:
     """The four numbers of one method, with its own controls.
 
-    `claims` are those of each part's latents where it is described already; without them the
-    latents are described here, from the rows for explaining.
+    Latents that have no claims yet are described here, from the rows for explaining.
 
     Raises:
         UserError: a method whose latents never fire.
@@ -88,7 +85,7 @@ def measure(
         raise UserError(f"No latent of {method.name} ever fires on this text: nothing to measure")
     levels = choose_levels(ground, method, evidence)
     said = {
-        name: _said(ground, one, None if claims is None else claims[name])
+        name: _said(ground, one, None if method.claims is None else method.claims[name])
         for name, one in evidence.items()
     }
     length = _lengths(ground, method, evidence, levels)

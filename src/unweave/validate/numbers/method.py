@@ -1,6 +1,6 @@
 """What is measured: coders that stand in the network together, with strengths that have no sign."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,10 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unweave.artifact.measurements import Kind
+from unweave.describe.claims import Claim
 from unweave.dictionaries.code import Coder, SparseCode, Support
-from unweave.dictionaries.kernels.ragged import write
-from unweave.dictionaries.part import Part
-from unweave.errors import UserError
 from unweave.validate.placed import Placed
 
 
@@ -28,6 +26,8 @@ class Method(NamedTuple):
     """What it is, in a sentence."""
     edges: int = 0
     """Edges of an interaction graph that belong to the description."""
+    claims: Mapping[str, Sequence[Claim]] | None = None
+    """What is said of each part's latents already; None where they are still to be described."""
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -63,50 +63,6 @@ class TwoSided:
         """Both ways along every direction."""
         rows = self._coder.directions()
         return torch.cat([rows, -rows])
-
-
-class PartCoder:
-    """A part of a decompiled network as a coder."""
-
-    def __init__(self, part: Part) -> None:
-        self.part = part
-
-    @property
-    def n_latents(self) -> int:
-        """Latents of the part."""
-        return self.part.spec.n_latents
-
-    @property
-    def needs_input(self) -> bool:
-        """Whether it has a linear map beside its latents."""
-        return self.part.W_skip is not None
-
-    @torch.no_grad()
-    def __call__(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_out"]:
-        """The part's output."""
-        return self.part(x)
-
-    def encode(self, x: Float[Tensor, "rows d_in"]) -> SparseCode:
-        """The part's code."""
-        latent, value = self.part.encode(x)
-        return SparseCode.from_topk(latent, value, self.n_latents)
-
-    @torch.no_grad()
-    def decode(self, code: SparseCode) -> Float[Tensor, "rows d_out"]:
-        """What a code writes, in raw units.
-
-        Raises:
-            UserError: the part has a linear map beside its latents.
-        """
-        if self.needs_input:
-            raise UserError(f"{self.part.spec.name} needs its input as well as the code to decode")
-        part = self.part
-        return (write(code.value, part.W_dec, code.support) + part.b_dec) / part.spec.output_scale
-
-    @torch.no_grad()
-    def directions(self) -> Float[Tensor, "latents d_out"]:
-        """What one unit of each latent writes, in raw units."""
-        return self.part.W_dec.detach() / self.part.spec.output_scale
 
 
 def sideless(method: Method, signed: Sequence[str]) -> Method:
