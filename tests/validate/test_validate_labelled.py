@@ -82,6 +82,10 @@ def test_public_files_are_known_by_their_names(shared_data):
     assert set(found["subjectivity"].labels) == {"objective", "subjective"}
     assert len(found["movie_reviews"].train) + len(found["movie_reviews"].test) == 2000
     assert found["cities"].train[0].label in ("true", "false")
+    assert [name for name, one in found.items() if one.crossed] == ["reviews"]
+    assert {(e.label, e.cue) for e in found["reviews"].test} == {
+        (label, cue) for label in ("positive", "negative") for cue in ("sentence", "review")
+    }
 
 
 class Hub:

