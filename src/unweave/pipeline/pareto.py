@@ -79,7 +79,7 @@ class ParetoSettings(BaseModel):
     """What the subject computes in."""
 
 
-class _Job(NamedTuple):
+class Comparison(NamedTuple):
     """One comparison under way."""
 
     ground: Ground
@@ -104,27 +104,17 @@ def pareto(
     if not to_measure:
         found = side_by_side(known)
         return _finish(found, _reference(found, None), out)
-    job = _job(to_measure, settings, progress)
+    job = prepare(to_measure, settings, progress)
     measured = _measured(job, out, progress)
     found = side_by_side([measured, *known])
     return _finish(found, _reference(found, job), out)
 
 
-def _job(sources: Sequence[Source], settings: ParetoSettings, progress: Progress) -> _Job:
+def prepare(sources: Sequence[Source], settings: ParetoSettings, progress: Progress) -> Comparison:
+    """What methods are measured on, read and checked; nothing is measured yet."""
     checked(settings.baselines)
     subject = _subject(sources, settings)
-    name = settings.text or common(sources, "text")
-    tokens = settings.tokens or common(sources, "tokens") or 200_000
-    context = settings.context or common(sources, "context") or min(128, subject.context)
-    seed = common(sources, "seed") if settings.seed is None else settings.seed
-    text = token_rows(
-        subject,
-        str(name or ("heldout" if subject.name == "wren" else "wiki")),
-        tokens=int(tokens),
-        context=int(context),
-        seed=int(seed or 0),
-        progress=progress,
-    )
+    text = _text(sources, settings, subject, progress)
     methods = _chosen(sources, settings)
     ground = Ground(
         subject,
@@ -137,19 +127,50 @@ def _job(sources: Sequence[Source], settings: ParetoSettings, progress: Progress
         ),
         progress,
     )
-    return _Job(ground, settings, text, methods, _places(list(methods.values())))
+    return Comparison(ground, settings, text, methods, _places(list(methods.values())))
 
 
-def _subject(sources: Sequence[Source], settings: ParetoSettings) -> Subject:
+def _name(sources: Sequence[Source], settings: ParetoSettings) -> str:
     name = settings.subject or common(sources, "subject")
     if name is None:
         raise UserError("Nothing here says which network it was made for: give --subject")
-    subject = load_subject(str(name), dtype=settings.dtype)
+    return str(name)
+
+
+def _subject(sources: Sequence[Source], settings: ParetoSettings) -> Subject:
+    subject = load_subject(_name(sources, settings), dtype=settings.dtype)
     for source in sources:
         made = source.made.fingerprint
         if made is not None and made != subject.fingerprint:
             raise UserError(f"{source.path} was made for another network than {subject.name}")
     return subject
+
+
+def _text(
+    sources: Sequence[Source], settings: ParetoSettings, subject: Subject, progress: Progress
+) -> TokenRows:
+    """The text as the runs read it, so that what they held out is held out here."""
+    name = settings.text or common(sources, "text")
+    tokens = settings.tokens or common(sources, "tokens") or 200_000
+    context = settings.context or common(sources, "context") or min(128, subject.context)
+    seed = common(sources, "seed") if settings.seed is None else settings.seed
+    # What a network writes itself depends on what it computes in, and runs compute as loaded.
+    reader = subject if name != "self" else load_subject(_name(sources, settings))
+    text = token_rows(
+        reader,
+        str(name or ("heldout" if subject.name == "wren" else "wiki")),
+        tokens=int(tokens),
+        context=int(context),
+        seed=int(seed or 0),
+        progress=progress,
+    )
+    for source in sources:
+        if source.made.sha256 not in (None, text.sha256):
+            progress.say(
+                f"{source.path} was made from other rows of text: make sure that none of these "
+                "was among them"
+            )
+    return text
 
 
 def _chosen(sources: Sequence[Source], settings: ParetoSettings) -> dict[str, Method]:
@@ -193,7 +214,7 @@ def _place(places: Sequence[tuple[tuple[str, ...], tuple[str, ...]]]) -> str:
     return reads if reads == writes else f"{reads} -> {writes}"
 
 
-def _measured(job: _Job, out: Path, progress: Progress) -> Measurements:
+def _measured(job: Comparison, out: Path, progress: Progress) -> Measurements:
     """Every method and family of rivals as a task that is done once."""
     spots = partial(_spots, job, {})
     asked = _asked(job)
@@ -228,7 +249,7 @@ def _do(work: Callable[[], Json]) -> Json:
     return work()
 
 
-def _asked(job: _Job) -> dict[str, Json]:
+def _asked(job: Comparison) -> dict[str, Json]:
     """What makes two measurements comparable."""
     return {
         "subject": job.ground.subject.fingerprint,
@@ -241,11 +262,11 @@ def _asked(job: _Job) -> dict[str, Json]:
     }
 
 
-def _one(job: _Job, method: Method) -> Json:
+def _one(job: Comparison, method: Method) -> Json:
     return [measure(job.ground, method).model_dump(mode="json")]
 
 
-def _rivals(job: _Job, family: str, spots: Callable[[], list[Spot]]) -> Json:
+def _rivals(job: Comparison, family: str, spots: Callable[[], list[Spot]]) -> Json:
     """A whole family's members, fitted once for all sparsities."""
     at = spots()
     if not all(fits(family, one) for one in at):
@@ -263,7 +284,7 @@ def _rivals(job: _Job, family: str, spots: Callable[[], list[Spot]]) -> Json:
     return found
 
 
-def _spots(job: _Job, kept: dict[str, list[Spot]]) -> list[Spot]:
+def _spots(job: Comparison, kept: dict[str, list[Spot]]) -> list[Spot]:
     """The places with vectors to fit on, made when the first family asks."""
     if not kept:
         ground = job.ground
@@ -271,7 +292,7 @@ def _spots(job: _Job, kept: dict[str, list[Spot]]) -> list[Spot]:
     return kept["all"]
 
 
-def _reference(found: Measurements, job: _Job | None) -> Reference:
+def _reference(found: Measurements, job: Comparison | None) -> Reference:
     """Mean ablation's loss, and the dense vectors' bits at the places written."""
     loss = next((m.controls[FLOOR].value for m in found.methods if FLOOR in m.controls), None)
     if loss is None:

@@ -11,6 +11,7 @@ from unweave.artifact.measurements import Kind, Measurements, read_measurements
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.formats import load_foreign
 from unweave.errors import UserError
+from unweave.pipeline.artifact_claims import read_claims
 from unweave.pipeline.train import RUN
 from unweave.validate.numbers.method import Method
 from unweave.validate.placed import placed
@@ -28,6 +29,8 @@ class Made(NamedTuple):
     tokens: int | None = None
     context: int | None = None
     seed: int | None = None
+    sha256: str | None = None
+    """Of the rows of text."""
 
 
 class Source(NamedTuple):
@@ -65,14 +68,15 @@ def _artifact(path: Path) -> Source:
     # Attention before the MLP within a layer, layers in their order, as the manifest has them.
     standing = tuple(placed(name, parts[name]) for name in manifest.parts)
     method = Method(
-        path.absolute().name, "decompiled", standing, "every block as its part, propagated"
-    )
+        path.absolute().name, "decompiled", standing, "every block as its part, propagated",
+        claims=read_claims(path, [(part.name, part.coder.n_latents) for part in standing]),
+    )  # fmt: skip
     settings = manifest.settings
     context, tokens = (settings.get(key) for key in ("context", "tokens"))
     made = Made(
         manifest.subject.name, manifest.subject.fingerprint, manifest.text.name,
         tokens if isinstance(tokens, int) else None,
-        context if isinstance(context, int) else None, manifest.seed,
+        context if isinstance(context, int) else None, manifest.seed, manifest.text.sha256,
     )  # fmt: skip
     return Source(path, made, (method,))
 
@@ -100,7 +104,7 @@ def _made(path: Path) -> Made:
         asked = run["settings"]
         return Made(
             run["subject"]["name"], run["subject"]["fingerprint"], asked["text"],
-            asked["tokens"], asked["context"], asked["seed"],
+            asked["tokens"], asked["context"], asked["seed"], run["text"]["sha256"],
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / RUN} does not say how the run was made: it is damaged") from (

@@ -4,12 +4,14 @@ Every method is a point (length, loss) of the mathematics and another of the wor
 another when it is no longer and no less accurate, and better in one. How much a set of methods
 has conquered is one number, the hypervolume: the share of a rectangle that it beats,
 
-    from 1 bit to the reference's length (logarithmic, or linear from 0)
+    from the shortest to the reference's length (logarithmic, or linear from 0)
     from no loss to the reference's loss (linear)
 
 The reference is the dense vector's length and the loss of mean ablation, for both fronts: who needs
 more words than the raw vector needs bits, or explains less than saying nothing, has conquered
-nothing. Controls are kept out of fronts and hypervolumes; one that no method beats is reported.
+nothing. The logarithmic axis begins at one bit a token for the mathematics and, as descriptions are
+amortised, at 1/64 bit for the words. Controls are kept out of fronts and hypervolumes; one that no
+method beats is reported.
 """
 
 import math
@@ -26,7 +28,7 @@ from unweave.training.pareto import unbeaten
 Which = Literal["mathematical", "semantic"]
 WHICH: tuple[Which, ...] = ("mathematical", "semantic")
 Axis = Literal["log", "linear"]
-_SHORTEST = 1.0
+SHORTEST: dict[Which, float] = {"mathematical": 1.0, "semantic": 1 / 64}
 """Bits per token at which the logarithmic axis of lengths begins."""
 
 
@@ -48,6 +50,8 @@ class Reference(NamedTuple):
     """Of the dense vector."""
     loss: float
     """Of mean ablation."""
+    shortest: float = 1.0
+    """Where a logarithmic axis of lengths begins."""
 
 
 def points_of(methods: Iterable[Measurement], which: Which) -> list[Point]:
@@ -92,12 +96,12 @@ def hypervolume(points: Iterable[Point], reference: Reference, axis: Axis = "log
     >>> hypervolume([Point("half", 2.0, 0.5)], Reference(4.0, 1.0))
     0.25
     """
-    end = _along(reference.length, axis)
+    end = _along(reference.length, reference, axis)
     area = end * reference.loss
     if not area > 0:
         return 0.0
     front = [p for p in front_of(points) if p.length < reference.length and p.loss < reference.loss]
-    places = [_along(point.length, axis) for point in front]
+    places = [_along(point.length, reference, axis) for point in front]
     covered = sum(
         (after - here) * (reference.loss - max(point.loss, 0.0))
         for point, (here, after) in zip(front, pairwise([*places, end]), strict=True)
@@ -105,8 +109,10 @@ def hypervolume(points: Iterable[Point], reference: Reference, axis: Axis = "log
     return covered / area
 
 
-def _along(length: float, axis: Axis) -> float:
-    return math.log2(max(length, _SHORTEST)) if axis == "log" else max(length, 0.0)
+def _along(length: float, reference: Reference, axis: Axis) -> float:
+    if axis == "linear":
+        return max(length, 0.0)
+    return math.log2(max(length, reference.shortest) / reference.shortest)
 
 
 def hypervolume_interval(
@@ -175,6 +181,8 @@ class Front(Record):
     """The corner of the hypervolumes: the dense vector's length, bits per token."""
     reference_loss: float
     """The loss of mean ablation, bits per token."""
+    shortest: float
+    """Where the logarithmic axis of lengths begins, bits per token."""
     front: list[str]
     """Methods that nothing beats, the shortest first; controls are left out."""
     beaten_by: dict[str, list[str]]
@@ -182,7 +190,7 @@ class Front(Record):
     bits_per_nat: dict[str, float | None]
     """Length paid for every nat won back from mean ablation; null where nothing is won back."""
     hypervolume: Interval
-    """Lengths on a logarithmic axis that begins at one bit."""
+    """Lengths on a logarithmic axis that begins at `shortest`."""
     hypervolume_linear: Interval
     """Lengths on a linear axis that begins at none."""
     unbeaten_controls: list[str]
@@ -191,7 +199,10 @@ class Front(Record):
 
 def fronts_of(measured: Measurements, reference: Reference) -> dict[Which, Front]:
     """Both fronts."""
-    return {which: _front(measured.methods, which, reference) for which in WHICH}
+    return {
+        which: _front(measured.methods, which, reference._replace(shortest=SHORTEST[which]))
+        for which in WHICH
+    }
 
 
 def _front(methods: Sequence[Measurement], which: Which, reference: Reference) -> Front:
@@ -201,6 +212,7 @@ def _front(methods: Sequence[Measurement], which: Which, reference: Reference) -
     return Front(
         reference_length=reference.length,
         reference_loss=reference.loss,
+        shortest=reference.shortest,
         front=[point.name for point in front_of(points)],
         beaten_by=beaten_by(points),
         bits_per_nat={point.name: bits_per_nat(point, reference) for point in points},

@@ -46,8 +46,10 @@ class RivalSettings(BaseModel):
     """Latents per token, for those that choose."""
     clusters: tuple[PositiveInt, ...] = (64, 512)
     """Numbers of clusters."""
+    independent: PositiveInt = 128
+    """Components of ICA, at most: of more dimensions those with the most variance are taken."""
     components: PositiveInt = 64
-    """Components of ICA and NMF and factors of polytopes, at most."""
+    """Parts of NMF and factors of polytopes, at most."""
     random_per_dimension: PositiveInt = 8
     """Random directions for each dimension."""
     seed: int = Field(default=1, ge=0)
@@ -79,7 +81,7 @@ def _svd(at: Spot, settings: RivalSettings) -> Sized:
 
 
 def _ica(at: Spot, settings: RivalSettings) -> Sized:
-    n = min(settings.components, at.y.shape[1])
+    n = min(settings.independent, at.y.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rival that has not settled is measured as it is
         whole = ica(at.y, n, seed=settings.seed, steps=200)
