@@ -75,6 +75,11 @@ def test_a_logarithmic_hypervolume_counts_halvings() -> None:
     assert hypervolume([Point("shorter than one bit", 0.1, 0)], CORNER) == 1.0
 
 
+def test_the_words_axis_begins_where_descriptions_are_short() -> None:
+    corner = CORNER._replace(shortest=1 / 64)  # ten doublings, of which half a bit wins five
+    assert hypervolume([Point("a", 0.5, 0)], corner) == pytest.approx(5 / 10)
+
+
 def test_what_lies_beyond_the_reference_conquers_nothing() -> None:
     beyond = [Point("long", 16, 0), Point("wrong", 1, 4), Point("both", 20, 5)]
     assert hypervolume(beyond, CORNER) == 0.0
