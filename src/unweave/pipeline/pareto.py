@@ -83,10 +83,13 @@ class Comparison(NamedTuple):
     """One comparison under way."""
 
     ground: Ground
+    """What is measured on."""
     settings: ParetoSettings
     text: TokenRows
     methods: dict[str, Method]
+    """What is given, by name."""
     places: list[tuple[tuple[str, ...], tuple[str, ...]]]
+    """Sites read and written, part by part."""
 
 
 def pareto(

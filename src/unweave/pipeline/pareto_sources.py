@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from unweave.artifact.folder import open_artifact
 from unweave.artifact.manifest import read_manifest
 from unweave.artifact.measurements import Kind, Measurements, read_measurements
 from unweave.dictionaries.dictionary import Dictionary
@@ -69,6 +70,7 @@ def _artifact(path: Path) -> Source:
     standing = tuple(placed(name, parts[name]) for name in manifest.parts)
     method = Method(
         path.absolute().name, "decompiled", standing, "every block as its part, propagated",
+        edges=len(open_artifact(path).edges()["source"]),
         claims=read_claims(path, [(part.name, part.coder.n_latents) for part in standing]),
     )  # fmt: skip
     settings = manifest.settings
@@ -113,8 +115,9 @@ def _made(path: Path) -> Made:
 
 
 def identity(method: Method) -> str:
-    """A digest of the weights of a method's parts and of where they stand."""
-    digest = hashlib.sha256(f"{method.kind} {method.edges}".encode())
+    """A digest of the weights of a method's parts, where they stand and what is said of them."""
+    said = sorted(method.claims.items()) if method.claims is not None else None
+    digest = hashlib.sha256(f"{method.kind} {method.edges} {said}".encode())
     for part in method.parts:
         digest.update(f"{part.name} {part.reads} {part.writes}".encode())
         assert isinstance(part.coder, Dictionary)
