@@ -20,6 +20,7 @@ from unweave.validate.protocols.absorption_measure import (
     MeasureSettings,
     Words,
     absorption_of,
+    main_latents,
     probe_f1,
     truth_probes,
 )
@@ -164,6 +165,16 @@ def test_projections_count_what_a_latent_writes_whatever_the_norm_of_its_row():
     for each in (coder, long):
         found = absorption_of(each, of_s, direction, main, MeasureSettings())
         assert int(found.full.sum()) == ABSORBED
+
+
+def test_main_latents_do_not_depend_on_what_a_dictionary_counts_in(planted):
+    train, test, _ = planted
+    coder = Planted(ABSORBED)
+    small = Coefficients(lambda x: coder.encode(x).dense() / 50, coder.W_dec * 50)
+    found = [main_latents(c, train, test, 26, SETTINGS.measure, seed=0) for c in (coder, small)]
+    for one, other in zip(*found, strict=True):
+        assert one.latents.tolist() == other.latents.tolist()
+        assert one.f1 == pytest.approx(other.f1)
 
 
 def test_a_sparse_probe_is_where_its_objective_is_least():

@@ -157,8 +157,12 @@ class MainLatents(NamedTuple):
 def main_latents(
     coder: Coder, train: Words, test: Words, n_letters: int, settings: MeasureSettings, *, seed: int
 ) -> list[MainLatents]:
-    """Step 2: the latents that stand for each letter."""
-    code, held = coder.encode(train.x), coder.encode(test.x)
+    """Step 2: the latents that stand for each letter.
+
+    Probes read how long a vector each latent writes: their penalties and rates are published for
+    dictionaries of unit rows in the site's own units, and a dictionary may count in others.
+    """
+    code, held = (_written(coder, words.x) for words in (train, test))
     with torch.enable_grad():
         l1 = train_probes(code, train.letter, n_letters, settings.sparse, seed=seed)
     found = []
@@ -177,6 +181,11 @@ def main_latents(
             best = k
         found.append(MainLatents(order[:best], tuple(scores)))
     return found
+
+
+def _written(coder: Coder, x: Tensor) -> SparseCode:
+    code, length = coder.encode(x), coder.directions().norm(dim=1)
+    return SparseCode(code.support, code.value * length[code.support.latent])
 
 
 def _columns(code: SparseCode, latents: Tensor) -> Tensor:
