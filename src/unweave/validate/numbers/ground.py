@@ -19,6 +19,11 @@ from unweave.validate.bootstrap import BootstrapSettings
 from unweave.validate.splice import RowScores, compare_logits, stack
 from unweave.validate.splice_dictionary import ablation, site_means
 
+MANY_LOGITS = 2**22
+"""Logits (16 MB) up to which rows are run together."""
+KEPT_LOGITS = 2**25
+"""Logits of the untouched network (128 MB) that are kept."""
+
 
 class MeasureSettings(BaseModel):
     """Settings of a measurement."""
@@ -61,6 +66,7 @@ class Ground:
     _widths: dict[str, int] = field(default_factory=dict)
     _means: dict[str, Tensor] = field(default_factory=dict)
     _floors: dict[tuple[str, ...], RowScores] = field(default_factory=dict)
+    _logits: dict[bytes, Tensor] = field(default_factory=dict)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -106,10 +112,26 @@ class Ground:
         """Scores of a changed network against the original on rows."""
         found = []
         with self.progress.task("Splicing", total=rows.numel(), unit="tokens") as advance:
-            for group in rows.split(self.settings.rows_at_once):
-                original, spliced = self.subject.run(group).logits, changed(group).logits
-                assert original is not None
+            for group in rows.split(self._rows_at_once):
+                original, spliced = self._original(group), changed(group).logits
                 assert spliced is not None
                 found.append(compare_logits(original, spliced, group))
                 advance(group.numel())
         return stack(found)
+
+    @property
+    def _rows_at_once(self) -> int:
+        """More than asked for where few tokens make small logits."""
+        few = MANY_LOGITS // (self.heldout.shape[1] * self.subject.vocab_size)
+        return max(self.settings.rows_at_once, few)
+
+    def _original(self, group: Int[Tensor, "group pos"]) -> Tensor:
+        """The untouched network's logits; the first that fit are kept, all methods ask for them."""
+        key = group.numpy().tobytes()
+        if key in self._logits:
+            return self._logits[key]
+        logits = self.subject.run(group).logits
+        assert logits is not None
+        if sum(kept.numel() for kept in self._logits.values()) + logits.numel() <= KEPT_LOGITS:
+            self._logits[key] = logits
+        return logits

@@ -33,7 +33,7 @@ from unweave.validate.length import VALUE_BITS, dictionary_bits, edge_bits, spar
 from unweave.validate.numbers.collecting import collect_codes, evidence_of
 from unweave.validate.numbers.ground import Ground
 from unweave.validate.numbers.levels import Levels, coarsest, fit_levels
-from unweave.validate.numbers.method import Method, sideless
+from unweave.validate.numbers.method import Method, sideless, two_sided
 from unweave.validate.numbers.spoken import run_spoken
 from unweave.validate.placed import Edit, Placed, needs_input, run_with
 from unweave.validate.semantic import (
@@ -75,8 +75,7 @@ def measure(ground: Ground, method: Method) -> Measurement:
     signed = [name for name, code in codes.items() if bool((code.value < 0).any())]
     if signed:
         method = sideless(method, signed)
-        two_sided = [part for part in method.parts if part.name in signed]
-        codes |= collect_codes(ground.subject, two_sided, ground.rows, progress=ground.progress)
+        codes |= {name: two_sided(codes[name]) for name in signed}
     evidence = {
         name: evidence_of(name, code, ground.rows, len(ground.explain), ground.vocabulary)
         for name, code in codes.items()

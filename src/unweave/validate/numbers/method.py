@@ -48,9 +48,7 @@ class TwoSided:
 
     def encode(self, x: Float[Tensor, "rows d_in"]) -> SparseCode:
         """Sizes, at the latent of their sign."""
-        support, value = self._coder.encode(x)
-        latent = support.latent + self._n * (value < 0)
-        return SparseCode(Support(support.offsets, latent, 2 * self._n), value.abs())
+        return two_sided(self._coder.encode(x))
 
     def decode(self, code: SparseCode) -> Float[Tensor, "rows d_out"]:
         """What the coder writes for the signed code."""
@@ -63,6 +61,13 @@ class TwoSided:
         """Both ways along every direction."""
         rows = self._coder.directions()
         return torch.cat([rows, -rows])
+
+
+def two_sided(code: SparseCode) -> SparseCode:
+    """A code with signs as the code of `TwoSided`."""
+    support, value = code
+    latent = support.latent + support.n_latents * (value < 0)
+    return SparseCode(Support(support.offsets, latent, 2 * support.n_latents), value.abs())
 
 
 def sideless(method: Method, signed: Sequence[str]) -> Method:
