@@ -71,7 +71,7 @@ def test_greedy_circuits_always_lead_to_the_logits() -> None:
 
 def test_pruning_takes_what_leads_nowhere_and_changes_no_number() -> None:
     kept = circuit(("embed", "blocks.0.mlp"), ("blocks.0.mlp", "logits"))
-    loose = circuit(("embed", "blocks.1.head.0.q"), ("blocks.0.head.1", "blocks.1.mlp"))
+    loose = circuit(("embed", "blocks.1.head.0.q"), ("blocks.0.head.1", "logits"))
     assert pruned(GRAPH, kept | loose).equal(kept)
     wired = Wired(tiny_llama())
     some = top_circuit(wired.graph, random_scores(wired.graph, seed=3), 0.15)
