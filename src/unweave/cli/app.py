@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from unweave._version import __version__
+from unweave.cli.bench_suite import bench_suite
 from unweave.cli.check import check
 from unweave.cli.convert import convert
 from unweave.cli.decompile import decompile
 from unweave.cli.fit_check import fit_check
+from unweave.cli.pareto import pareto
 from unweave.cli.printable import printable
 from unweave.cli.recipes import recipes
 from unweave.cli.report import report
@@ -19,6 +21,7 @@ from unweave.cli.suggest import suggest
 from unweave.cli.sweep import sweep
 from unweave.cli.texts import texts
 from unweave.cli.train import train
+from unweave.cli.validate import validate
 from unweave.errors import UserError
 
 FAILED = 2
@@ -38,6 +41,7 @@ app = App(
 )
 COMMANDS = (
     subjects, texts, decompile, report, check, convert, fit_check, train, recipes, suggest, sweep,
+    validate, pareto, bench_suite,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command)

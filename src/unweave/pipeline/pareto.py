@@ -9,8 +9,9 @@ methods/NAME.json     each method's own, written when it is measured: nothing is
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from unweave._version import __version__
@@ -31,6 +32,7 @@ from unweave.validate.numbers.ground import Ground, MeasureSettings
 from unweave.validate.numbers.measure import measure
 from unweave.validate.numbers.method import Method
 from unweave.validate.placed import Placed
+from unweave.validate.protocols.controls import random_twin
 from unweave.validate.rivals.families import (
     CONTROLS,
     FAMILIES,
@@ -67,6 +69,9 @@ class ParetoSettings(BaseModel):
     """Families of rivals; `random`, which is the control, is always among them."""
     rivals: RivalSettings = RivalSettings()
     """How large and how sparse they are."""
+    control: Literal["directions", "twins"] = "directions"
+    """Random directions coded by pursuit, at every sparsity of the rivals; or a random twin of each
+    dictionary, with its norms, number of latents and L0, and an encoder as fast as its own."""
     explain_rows: PositiveInt = 256
     """Training rows that rivals are fitted on and descriptions are made from."""
     heldout_rows: PositiveInt = 64
@@ -225,7 +230,13 @@ def _measured(job: Comparison, out: Path, progress: Progress) -> Measurements:
         name: Task({**asked, "identity": identity(method)}, partial(_one, job, method))
         for name, method in job.methods.items()
     }
-    families = dict.fromkeys((*job.settings.baselines, *CONTROLS))
+    twins = job.settings.control == "twins"
+    if twins:
+        for name, method in job.methods.items():
+            tasks[f"{name}-random"] = Task(
+                {**asked, "twin of": identity(method)}, partial(_twin, job, method)
+            )
+    families = dict.fromkeys((*job.settings.baselines, *(() if twins else CONTROLS)))
     for family in families:
         if family in tasks:
             raise UserError(f"A run is called {family}, as a family of baselines is: rename it")
@@ -267,6 +278,22 @@ def _asked(job: Comparison) -> dict[str, Json]:
 
 def _one(job: Comparison, method: Method) -> Json:
     return [measure(job.ground, method).model_dump(mode="json")]
+
+
+def _twin(job: Comparison, method: Method) -> Json:
+    """The method with a random twin in the place of each of its parts."""
+    rows, subject = job.ground.explain[:2], job.ground.subject
+    sites = list(dict.fromkeys(s for part in method.parts for s in (*part.reads, *part.writes)))
+    found = subject.run(rows, capture=sites, logits=False).sites
+    flat = {site: found[site][:, 1:].flatten(2).flatten(0, 1).float() for site in sites}
+    parts = []
+    for part in method.parts:
+        x, y = (torch.cat([flat[s] for s in side], 1) for side in (part.reads, part.writes))
+        parts.append(random_twin(part, x, y, seed=job.settings.rivals.seed))
+    twin = Method(
+        f"{method.name}-random", "control", tuple(parts), "random directions of the same norms"
+    )
+    return [measure(job.ground, twin).model_dump(mode="json")]
 
 
 def _rivals(job: Comparison, family: str, spots: Callable[[], list[Spot]]) -> Json:

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from unweave.artifact.measurements import Measurement
 from unweave.artifact.scores import Number
@@ -174,6 +173,36 @@ def _dictionary(ground: Ground, part: Placed, tokens: int) -> float:
     return dictionary_bits(n, d_in, d_out, tokens) + skip
 
 
+class _Splices(NamedTuple):
+    """Scores of the network with the parts, with their words, and with nothing, in their place."""
+
+    parts: RowScores
+    spoken: RowScores
+    garbled: RowScores
+    floor: RowScores
+
+
+def _splices(
+    ground: Ground, method: Method, levels: Mapping[str, Levels], said: Mapping[str, Said]
+) -> _Splices:
+    subject, parts, edits = ground.subject, method.parts, _edits(levels)
+
+    def spoken(rules: Mapping[str, RuleTable]) -> RowScores:
+        return ground.scores(
+            ground.spliced,
+            lambda rows: run_spoken(subject, rows, parts, rules, ground.vocabulary),
+        )
+
+    return _Splices(
+        parts=ground.scores(
+            ground.spliced, lambda rows: run_with(subject, rows, parts, edit=edits)
+        ),
+        spoken=spoken({name: one.rules for name, one in said.items()}),
+        garbled=spoken({name: one.shuffled for name, one in said.items()}),
+        floor=ground.floor(method.writes),
+    )
+
+
 def _measurement(
     ground: Ground,
     method: Method,
@@ -182,75 +211,82 @@ def _measurement(
     said: Mapping[str, Said],
     length: _Lengths,
 ) -> Measurement:
-    settings, parts = ground.settings.bootstrap, method.parts
-    edits = _edits(levels)
-    math_scores = ground.scores(
-        ground.spliced,
-        lambda rows: run_with(ground.subject, rows, parts, edit=edits),
-    )
-    spoken, garbled = (
-        ground.scores(
-            ground.spliced,
-            lambda rows, t=tables: run_spoken(ground.subject, rows, parts, t, ground.vocabulary),
-        )
-        for tables in (
-            {name: one.rules for name, one in said.items()},
-            {name: one.shuffled for name, one in said.items()},
-        )
-    )
-    floor = ground.floor(method.writes)
-    scored = [one.scores for one in said.values()]
-    semantic = semantic_accuracy(scored, settings)
-    words = sum(one.bits for one in said.values()) / ground.settings.amortised_over
-    l0 = sum(code.l0() for code in codes.values())
-    bits = next(iter(levels.values())).bits
-    latents = sum(part.coder.n_latents for part in parts)
-
-    def nats(values: Float[np.ndarray, " rows"]) -> Number:
-        return number(mean_interval(values, settings), "nats/token")
-
-    def loss(scores: RowScores) -> Number:
-        return number(mean_interval(scores.kl * NAT, settings), "bits/token")
-
-    def recovered(scores: RowScores) -> Number:
-        gain = floor.ce_increase - scores.ce_increase
-        return number(ratio_interval(gain, floor.ce_increase, settings), "share")
-
+    settings = ground.settings.bootstrap
+    spliced = _splices(ground, method, levels, said)
+    semantic = semantic_accuracy([one.scores for one in said.values()], settings)
+    bits = sum(one.bits for one in said.values())
+    words = bits / ground.settings.amortised_over
     return Measurement(
         name=method.name,
         kind=method.kind,
         note=method.note,
-        math_loss=loss(math_scores),
+        math_loss=_loss(ground, spliced.parts),
         math_length=number(
             Interval(*(end + length.amortised for end in length.code)), "bits/token"
         ),
-        semantic_loss=loss(spoken),
+        semantic_loss=_loss(ground, spliced.spoken),
         semantic_share=number(semantic.fraction, "share"),
         semantic_length=Number(value=words, low=words, high=words, unit="bits/token"),
         more={
-            "ce_increase": nats(math_scores.ce_increase),
-            "recovered_mean": recovered(math_scores),
-            "top1_agreement": number(mean_interval(math_scores.top1_agreement, settings), "share"),
-            "semantic_ce_increase": nats(spoken.ce_increase),
-            "semantic_recovered_mean": recovered(spoken),
+            **_more(ground, spliced),
             "bits_explained": number(semantic.bits_per_token, "bits/token"),
             "bits_of_firing": number(semantic.base_bits_per_token, "bits/token"),
-            "auroc": number(pooled_mean(scored, "auroc", settings), "chance"),
+            "auroc": _auroc(ground, said),
             "code_length": number(length.code, "bits/token"),
-            "index_length": Number(value=sparse_bits(l0, latents, bits), unit="bits/token"),
-            "value_bits": Number(value=bits, unit="bits"),
-            "l0": Number(value=l0, unit="latents/token"),
-            "latents": Number(value=latents, unit="latents"),
-            "description_bits": Number(value=sum(s.bits for s in said.values()), unit="bits"),
+            **_sizes(method, codes, levels),
+            "description_bits": Number(value=bits, unit="bits"),
         },
         controls={
             "semantic_share_shuffled": number(semantic.fraction_shuffled, "share"),
-            "semantic_loss_shuffled": loss(garbled),
-            "semantic_ce_increase_shuffled": nats(garbled.ce_increase),
-            "auroc_shuffled": number(
-                pooled_mean(scored, "auroc", settings, shuffled=True), "chance"
-            ),
-            "loss_mean_ablation": loss(floor),
-            "ce_increase_mean_ablation": nats(floor.ce_increase),
+            "semantic_loss_shuffled": _loss(ground, spliced.garbled),
+            "semantic_ce_increase_shuffled": _nats(ground, spliced.garbled),
+            "auroc_shuffled": _auroc(ground, said, shuffled=True),
+            "loss_mean_ablation": _loss(ground, spliced.floor),
+            "ce_increase_mean_ablation": _nats(ground, spliced.floor),
         },
     )
+
+
+def _more(ground: Ground, spliced: _Splices) -> dict[str, Number]:
+    """What is said in nats, and shares of what mean ablation costs."""
+    settings, floor = ground.settings.bootstrap, spliced.floor.ce_increase
+
+    def recovered(scores: RowScores) -> Number:
+        return number(ratio_interval(floor - scores.ce_increase, floor, settings), "share")
+
+    same = mean_interval(spliced.parts.top1_agreement, settings)
+    return {
+        "ce_increase": _nats(ground, spliced.parts),
+        "recovered_mean": recovered(spliced.parts),
+        "top1_agreement": number(same, "share"),
+        "semantic_ce_increase": _nats(ground, spliced.spoken),
+        "semantic_recovered_mean": recovered(spliced.spoken),
+    }
+
+
+def _sizes(
+    method: Method, codes: Mapping[str, SparseCode], levels: Mapping[str, Levels]
+) -> dict[str, Number]:
+    l0 = sum(code.l0() for code in codes.values())
+    bits = next(iter(levels.values())).bits
+    latents = sum(part.coder.n_latents for part in method.parts)
+    return {
+        "index_length": Number(value=sparse_bits(l0, latents, bits), unit="bits/token"),
+        "value_bits": Number(value=bits, unit="bits"),
+        "l0": Number(value=l0, unit="latents/token"),
+        "latents": Number(value=latents, unit="latents"),
+    }
+
+
+def _loss(ground: Ground, scores: RowScores) -> Number:
+    return number(mean_interval(scores.kl * NAT, ground.settings.bootstrap), "bits/token")
+
+
+def _nats(ground: Ground, scores: RowScores) -> Number:
+    return number(mean_interval(scores.ce_increase, ground.settings.bootstrap), "nats/token")
+
+
+def _auroc(ground: Ground, said: Mapping[str, Said], *, shuffled: bool = False) -> Number:
+    scores = [one.scores for one in said.values()]
+    found = pooled_mean(scores, "auroc", ground.settings.bootstrap, shuffled=shuffled)
+    return number(found, "chance")

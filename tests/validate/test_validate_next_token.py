@@ -1,0 +1,77 @@
+"""Latents that promote what really follows, and latents that promote anything else."""
+
+import pytest
+import torch
+from tiny_subject import tiny_llama, tiny_rows
+from torch import Tensor
+
+from unweave.dictionaries.code import SparseCode
+from unweave.errors import UserError
+from unweave.validate.numbers.next_token import next_token_score
+from unweave.validate.placed import Placed
+
+SUBJECT = tiny_llama()
+ROWS = tiny_rows(40, 16)
+VOCAB, START = 64, 3
+
+
+class Writes:
+    """A latent a token, with directions of our own."""
+
+    n_latents = VOCAB
+
+    def __init__(self, directions: Tensor) -> None:
+        self._directions = directions
+
+    def directions(self) -> Tensor:
+        return self._directions
+
+
+def counted() -> Tensor:
+    """Text in which token t is always followed by t + 1."""
+    start = torch.randint(START, VOCAB, (40, 1), generator=torch.Generator().manual_seed(1))
+    rows = START + (start - START + torch.arange(16)) % (VOCAB - START)
+    rows[:, 0] = ROWS[0, 0]
+    return rows
+
+
+def this_token(rows: Tensor) -> SparseCode:
+    inside = rows[:, 1:].reshape(-1, 1)
+    return SparseCode.from_topk(inside, torch.ones_like(inside).float(), VOCAB)
+
+
+def score(directions: Tensor, rows: Tensor) -> tuple[float, float, float]:
+    part = Placed("it", Writes(directions), ("x",), ("x",))
+    return next_token_score(SUBJECT, part, this_token(rows), rows)
+
+
+def promoting(order: Tensor) -> Tensor:
+    return SUBJECT.unembed().float()[order]
+
+
+def test_latents_that_promote_the_next_token_score_high_and_others_about_nothing():
+    after = torch.arange(VOCAB)
+    after[START:] = START + (after[START:] - START + 1) % (VOCAB - START)
+    right = score(promoting(after), counted())
+    assert right[0] > 2
+    assert right[1] > 1
+    generator = torch.Generator().manual_seed(0)
+    wrong = score(promoting(torch.randperm(VOCAB, generator=generator)), counted())
+    assert abs(wrong[0]) < 0.5
+    assert score(-promoting(after), counted())[0] == pytest.approx(-right[0])
+
+
+def test_where_nothing_follows_from_anything_the_score_is_about_nothing():
+    low, high = score(promoting(torch.arange(VOCAB)), tiny_rows(200, 16, seed=3))[1:]
+    assert low - 0.1 < 0 < high + 0.1
+
+
+def test_strength_weighs_and_size_of_directions_does_not():
+    generator = torch.Generator().manual_seed(2)
+    directions = torch.randn(VOCAB, SUBJECT.d_model, generator=generator)
+    assert score(directions, ROWS)[0] == pytest.approx(score(7 * directions, ROWS)[0], rel=1e-4)
+
+
+def test_what_is_not_written_into_the_stream_is_refused():
+    with pytest.raises(UserError, match="no direct effect"):
+        score(torch.ones(VOCAB, SUBJECT.d_model + 1), ROWS)
