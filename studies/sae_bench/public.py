@@ -240,12 +240,14 @@ def run_probing(model, sae: Sparse, seed: int, out: Path, sizes: dict) -> dict:
     }
 
 
-def run_scr_or_tpp(model, sae: Sparse, seed: int, out: Path, sizes: dict, scr: bool) -> dict:
+def run_scr_or_tpp(
+    model, sae: Sparse, seed: int, out: Path, sizes: dict, scr: bool, names: list[str]
+) -> dict:
     train, test = sizes["scr" if scr else "tpp"]
     config = ScrAndTppEvalConfig(
         random_seed=seed,
         perform_scr=scr,
-        dataset_names=[BIOS, AMAZON],
+        dataset_names=names,
         train_set_size=train,
         test_set_size=test,
         n_values=sizes["n"],
@@ -267,6 +269,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--sets", type=int, default=2, help="of the two of SCR and of TPP")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.ERROR)
@@ -299,7 +302,7 @@ def main() -> None:
             args.out.write_text(json.dumps(found, indent=1))
             continue
         stand_in(args.inputs, part == "scr")
-        per_seed = []
+        per_seed, names = [], [BIOS, AMAZON][: args.sets]
         for seed in range(42, 42 + args.seeds):
             start = time.time()
             random.seed(seed)
@@ -307,7 +310,9 @@ def main() -> None:
             if part == "sparse_probing":
                 per_seed.append(run_probing(model, one, seed, scratch, sizes))
             else:
-                per_seed.append(run_scr_or_tpp(model, one, seed, scratch, sizes, part == "scr"))
+                per_seed.append(
+                    run_scr_or_tpp(model, one, seed, scratch, sizes, part == "scr", names)
+                )
             print(f"PUBLIC {part} seed {seed}: {time.time() - start:.0f} s", flush=True)
             one.known.clear()
         found[part] = per_seed
