@@ -75,17 +75,22 @@ def validate(
 
 
 def _show(table: "Table", said: str) -> None:
+    """Methods side by side, a number a line with its interval below: it fits a narrow terminal."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as Shown
 
     from unweave.cli.printable import printable
 
-    shown = Shown(box=None, pad_edge=False)
-    for place, title in enumerate(table.titles):
-        shown.add_column(title, justify="left" if place < 2 else "right")
-    for line in table.lines:
-        shown.add_row(*(escape(printable(cell)) for cell in line))
+    shown = Shown(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("", overflow="fold")
+    for name, kind, *_ in table.lines:
+        shown.add_column(
+            f"{escape(printable(name))}\n{escape(kind)}", justify="right", no_wrap=True
+        )
+    for place, title in enumerate(table.titles[2:], start=2):
+        cells = [line[place].replace(" (", "\n(").replace(" to ", "..") for line in table.lines]
+        shown.add_row(title, *(escape(cell) for cell in cells))
     console = Console(highlight=False)
     console.print(shown)
     console.print(printable(said), markup=False)

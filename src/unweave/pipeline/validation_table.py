@@ -75,9 +75,9 @@ def tabulated(found: Measurements, columns: Sequence[Column] = FOUR) -> Table:
 
 def as_markdown(found: Measurements, randomised: Measurements) -> str:
     """Both tables with what they were measured on."""
-    parts = [f"# {_plain(found.subject.name)}, {_plain(found.place)}", said_of(found)]
+    parts = [f"# {_plain(found.subject.name)}, {_plain(found.place)}", _plain(said_of(found))]
     parts += [_markdown(tabulated(found))]
-    parts += ["## Randomised weights", said_of_randomised(randomised)]
+    parts += ["## Randomised weights", _plain(said_of_randomised(randomised))]
     parts += [_markdown(tabulated(randomised, RANDOMISED))]
     return "\n\n".join(parts) + "\n"
 
@@ -86,7 +86,7 @@ def said_of(found: Measurements) -> str:
     """What the numbers were measured on."""
     return (
         f"Splice mode {found.mode}, on {found.text.heldout_tokens:,} held-out tokens of "
-        f"{_plain(found.text.name)}; dictionaries and words amortised over "
+        f"{found.text.name}; dictionaries and words amortised over "
         f"{found.amortised_over:,} tokens; 95% intervals over rows. KL and lengths in bits a "
         "token, CE increases in nats a token."
     )
@@ -95,7 +95,7 @@ def said_of(found: Measurements) -> str:
 def said_of_randomised(found: Measurements) -> str:
     """What the second table is."""
     return (
-        f"The same short recipe at {_plain(found.place)} of the trained network and of copies with "
+        f"The same short recipe at {found.place} of the trained network and of copies with "
         "shuffled weights. Kept: what mean ablation costs less what the parts, or their words, "
         "cost. A score that does not tell the lines apart says nothing about training."
     )
@@ -117,7 +117,8 @@ def _cell(method: Measurement, column: Column) -> str:
         return "-"
     said = f"{number.value:.{column.digits}f}"
     if column.spread and number.low is not None and number.high is not None:
-        said += f" ({number.low:.{column.digits}f} to {number.high:.{column.digits}f})"
+        digits = max(column.digits - 1, 0)
+        said += f" ({number.low:.{digits}f} to {number.high:.{digits}f})"
     return said
 
 
