@@ -13,6 +13,7 @@ from unweave.validate.interventions.agreement import Agreement
 from unweave.validate.interventions.measuring import InterventionSettings, intervene
 from unweave.validate.interventions.scrub_claims import scrub_claims
 from unweave.validate.numbers.collecting import collect_codes, evidence_of
+from unweave.validate.numbers.method import TwoSided, two_sided
 from unweave.validate.protocols.protocol import Bench, Outcome, Refused
 
 ROWS, CONTEXT = 256, 64
@@ -61,6 +62,8 @@ def scrubbing(bench: Bench) -> Outcome:
     explain, test = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     vocabulary = vocabulary_of(bench.subject)
     code = collect_codes(bench.subject, [one], rows, progress=bench.progress)[one.name]
+    if bool((code.value < 0).any()):
+        one, code = one._replace(coder=TwoSided(one.coder)), two_sided(code)
     evidence = evidence_of(one.name, code, rows, len(explain), vocabulary)
     claims = [said.claim for said in describe_part(evidence)]
     found = scrub_claims(bench.subject, one, claims, vocabulary, test, seed=bench.seed)
