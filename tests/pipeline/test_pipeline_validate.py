@@ -51,11 +51,13 @@ def test_the_dictionary_stands_beside_a_baseline_and_a_control(done: Validation)
 
 
 def test_shuffled_networks_are_told_from_the_trained_one(done: Validation):
-    trained, shuffled = done.randomised.methods
-    assert (trained.kind, shuffled.kind) == ("dictionary", "control")
-    next_token = [value_of(m, "next_token") for m in (trained, shuffled)]
+    trained, again, shuffled = done.randomised.methods
+    assert (trained.kind, again.kind, shuffled.kind) == ("dictionary", "dictionary", "control")
+    next_token = [value_of(m, "next_token") for m in (trained, again, shuffled)]
     assert next_token[0].low > 0.3
-    assert abs(next_token[1].value) < 0.15
+    assert next_token[1].low > 0.3
+    assert next_token[0].value != next_token[1].value
+    assert abs(next_token[2].value) < 0.15
 
 
 def test_the_same_command_measures_nothing_again(done: Validation, dictionary: Path):
@@ -92,7 +94,7 @@ def test_names_cannot_break_the_table(done: Validation):
     )
     assert "<script" not in said.replace("\\<", "")
     assert "\n# c" not in said
-    assert len(tabulated(done.randomised, RANDOMISED).lines) == 2
+    assert len(tabulated(done.randomised, RANDOMISED).lines) == 3
 
 
 def test_an_out_of_another_validation_is_refused(done: Validation, dictionary: Path):

@@ -29,6 +29,9 @@ from unweave.validate.numbers.method import Method
 from unweave.validate.numbers.next_token import next_token_score
 from unweave.validate.placed import Placed, placed
 
+TRAINED, AGAIN = "trained", "trained-again"
+"""The trained network with the settings' seed, and with the next one: what chance alone does."""
+
 
 class RandomisedSettings(BaseModel):
     """Settings of the control."""
@@ -52,9 +55,9 @@ class RandomisedSettings(BaseModel):
 
 
 def networks(trained: Subject, settings: RandomisedSettings) -> dict[str, Subject]:
-    """The trained network and its shuffled copies, by name."""
+    """The trained network, twice for two seeds, and its shuffled copies, by name."""
     parts = [*stages(trained), EMBED]
-    return {"trained": trained} | {
+    return {TRAINED: trained, AGAIN: trained} | {
         f"shuffled-{seed}": shuffled(trained, parts, seed=settings.seed + 1000 + seed)
         for seed in range(settings.shuffles)
     }
@@ -67,8 +70,10 @@ def measure_short(
     settings: RandomisedSettings,
 ) -> Measurement:
     """Fit, describe and score the short dictionary of one network at a place."""
+    if name == AGAIN:
+        settings = settings.model_copy(update={"seed": settings.seed + 1})
     part = placed(name, _fitted(ground, place, settings))
-    kind: Kind = "dictionary" if name == "trained" else "control"
+    kind: Kind = "dictionary" if name in (TRAINED, AGAIN) else "control"
     note = f"TopK, {settings.latents} latents, {settings.steps} steps; {name} weights"
     found = measure(ground, Method(name, kind, (part,), note))
     extra = {} if not _in_stream(ground, part) else {

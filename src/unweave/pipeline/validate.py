@@ -1,7 +1,7 @@
 """`unweave validate`: the four numbers of what was made, beside what must come out bad.
 
 OUT/place/            everything that is measured there: see `unweave.pipeline.pareto`
-OUT/randomised.json   the same short recipe on the trained and on shuffled networks
+OUT/randomised.json   the same short recipe on the trained (two seeds) and on shuffled networks
 OUT/validation.md     both as tables
 
 Each method is measured once: the same command goes on where it was cut off.
@@ -24,7 +24,13 @@ from unweave.artifact.measurements import (
 from unweave.errors import UserError
 from unweave.pipeline.pareto import ParetoSettings, pareto, prepare
 from unweave.pipeline.pareto_sources import EVERYTHING, read_source
-from unweave.pipeline.randomised import RandomisedSettings, measure_short, networks
+from unweave.pipeline.randomised import (
+    AGAIN,
+    TRAINED,
+    RandomisedSettings,
+    measure_short,
+    networks,
+)
 from unweave.pipeline.validation_table import as_markdown
 from unweave.progress import QUIET, Progress
 from unweave.training.fanout.executors import Here
@@ -126,7 +132,7 @@ def _randomised(
     }  # fmt: skip
     tasks = {
         name: Task(asked, partial(_short, ground, name, place, settings))
-        for name in ["trained", *(f"shuffled-{seed}" for seed in range(short.shuffles))]
+        for name in [TRAINED, AGAIN, *(f"shuffled-{seed}" for seed in range(short.shuffles))]
     }
     done = fan_out(
         _do, tasks, folder=out / "randomised", executor=Here(), title="Randomised weights",

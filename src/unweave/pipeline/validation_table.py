@@ -95,9 +95,9 @@ def said_of(found: Measurements) -> str:
 def said_of_randomised(found: Measurements) -> str:
     """What the second table is."""
     return (
-        f"The same short recipe at {found.place} of the trained network and of copies with "
-        "shuffled weights. Kept: what mean ablation costs less what the parts, or their words, "
-        "cost. A score that does not tell the lines apart says nothing about training."
+        f"The same short recipe at {found.place} of the trained network (two seeds) and of copies "
+        "with shuffled weights. Kept: what mean ablation costs less what the parts, or their "
+        "words, cost. A score that does not tell the lines apart says nothing about training."
     )
 
 
