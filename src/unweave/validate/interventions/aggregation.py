@@ -7,7 +7,7 @@ that adding it changes nothing; where latents only balance each other out, addin
 set of the same size that has the own explanation and latents drawn by how often they are needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,7 +95,7 @@ def attributions(
     """|activation x gradient| of the top token's log-probability, summed over masked places."""
     held: dict[str, Tensor] = {}
 
-    def leaf(site: str):
+    def leaf(site: str) -> Callable[[Tensor], Tensor]:
         def visit(tensor: Tensor) -> Tensor:
             held[site] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
             return held[site]
