@@ -8,11 +8,13 @@ from unweave.dictionaries.activation.topk import TopK
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import autoencoder
 from unweave.errors import UserError
+from unweave.validate.interventions import effects
 from unweave.validate.interventions.effects import (
     LogitEffects,
     LogitEffectSettings,
     logit_effects_of,
 )
+from unweave.validate.interventions.latents import latents_on, setting
 from unweave.validate.placed import Placed, placed
 
 SITE, D, ROWS = "blocks.1.resid_pre", 32, tiny_rows(12, 10)
@@ -80,3 +82,22 @@ def test_what_cannot_be_tested_is_refused():
         logit_effects_of(subject, some(), ROWS, FEW.model_copy(update={"multiple": 1.0}))
     with pytest.raises(UserError, match="width"):
         logit_effects_of(subject, some("blocks.1.mlp.mid", 48), ROWS, FEW)
+
+
+def test_a_row_is_changed_at_one_place_alone_where_the_latent_is_active(monkeypatch):
+    subject, one = linear_readout(between=True), some()
+    rows = latents_on(subject, one, ROWS).values
+    seen = []
+
+    def watch(latent, value):
+        known = rows[:, :, latent]
+        # The row that differs at fewest places is the one that was changed.
+        apart = (value[:, None] != known[None]).sum(2).min(1)
+        seen.append((apart.values, (known[apart.indices] - value).abs().sum(1)))
+        return setting(latent, value)
+
+    monkeypatch.setattr(effects, "setting", watch)
+    found = logit_effects_of(subject, one, ROWS, FEW)
+    assert len(seen) == len(found.latents)
+    assert all((count <= 1).all() for count, _ in seen)
+    assert sum(int((size > 0).sum()) for _, size in seen) > found.places / 2
