@@ -157,7 +157,7 @@ def _effects(
     run = run_with(subject, before.rows, [one], edit=setting(latent, value), keep_error=True)
     assert run.logits is not None
     after = next_logp(run.logits[:, :-1].float().log_softmax(-1), before.rows)
-    measured = (after - next_logp(before.logp, before.rows)).sum(1)
+    measured = (after - before.true).sum(1)
     usable = PREDICTORS if before.unembed is not None else ("gradient",)
     predicted = {
         (how, whose): predict(subject, before, change, direction, how, settings).cpu().numpy()

@@ -38,8 +38,8 @@ class Known(NamedTuple):
 
     rows: Int[Tensor, "rows pos"]
     """Token ids."""
-    logp: Float[Tensor, "rows pos-1 vocab"]
-    """Log-probabilities of the original, the last position left out."""
+    true: Float[Tensor, "rows pos-1"]
+    """Log-probability of each true next token in the original."""
     gradient: Float[Tensor, "rows places d"]
     """Gradient of each row's sum of log p(next token) at the site, position 0 left out."""
     unembed: Float[Tensor, "vocab d"] | None
@@ -47,7 +47,7 @@ class Known(NamedTuple):
 
     def of(self, which: Int[Tensor, " some"]) -> "Known":
         """The same of some of the rows."""
-        return Known(self.rows[which], self.logp[which], self.gradient[which], self.unembed)
+        return Known(self.rows[which], self.true[which], self.gradient[which], self.unembed)
 
 
 def next_logp(
@@ -59,7 +59,7 @@ def next_logp(
 
 def known(subject: Subject, site: str, rows: Int[Tensor, "rows pos"], *, batch: int = 16) -> Known:
     """Run the original forwards and backwards once."""
-    logps, gradients = [], []
+    trues, gradients = [], []
     for group in rows.split(batch):
         held: list[Tensor] = []
 
@@ -71,12 +71,13 @@ def known(subject: Subject, site: str, rows: Int[Tensor, "rows pos"], *, batch: 
             logits = subject.run(group, replace={site: leaf}).logits
             assert logits is not None
             logp = logits[:, :-1].float().log_softmax(-1)
-            (gradient,) = torch.autograd.grad(next_logp(logp, group).sum(), held)
-        logps.append(logp.detach())
+            true = next_logp(logp, group)
+            (gradient,) = torch.autograd.grad(true.sum(), held)
+        trues.append(true.detach())
         gradients.append(gradient[:, 1:].flatten(2).float())
     unembed = subject.unembed().float()
     wide = gradients[0].shape[2] == unembed.shape[1]
-    return Known(rows, torch.cat(logps), torch.cat(gradients), unembed if wide else None)
+    return Known(rows, torch.cat(trues), torch.cat(gradients), unembed if wide else None)
 
 
 @torch.no_grad()
@@ -99,10 +100,13 @@ def predict(
     change, true = change[:, :-1], before.rows[:, 2:]
     if predictor == "direct":
         after = _direct(subject, before, change, direction)
-        return (after - next_logp(before.logp, before.rows)).sum(1)
+        return (after - before.true).sum(1)
     assert before.unembed is not None
     top = (before.unembed @ direction).topk(settings.promoted).indices
-    share = before.logp[:, 1:, top].exp().sum(2)
+    # Run anew: the probabilities of all tokens of all rows would not fit a large vocabulary.
+    logits = subject.run(before.rows).logits
+    assert logits is not None
+    share = logits[:, 1:-1].float().softmax(-1)[:, :, top].sum(2)
     return (change * (torch.isin(true, top).float() - share)).sum(1)
 
 

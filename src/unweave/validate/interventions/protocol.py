@@ -18,6 +18,8 @@ from unweave.validate.protocols.protocol import Bench, Outcome, Refused
 
 ROWS, CONTEXT = 256, 64
 """Held-out rows at a share of one, and their tokens."""
+MOST_ACTIVATIONS = 2**26
+"""Activations, zeros included (256 MB), of the rows that a test is run on at most."""
 
 
 def interventions(bench: Bench, settings: InterventionSettings | None = None) -> Outcome:
@@ -86,9 +88,10 @@ def _shares(name: str, found: tuple[Interval, Interval]) -> dict[str, Number]:
 
 
 def heldout(bench: Bench, rows: int = ROWS) -> Int[Tensor, "rows pos"]:
-    """Held-out rows of the bench's text for tests by intervention."""
-    wanted = max(8, round(rows * bench.share))
+    """Held-out rows of the bench's text, as many as their activations, not sparse, fit memory."""
     context = min(CONTEXT, bench.subject.context)
+    fitting = MOST_ACTIVATIONS // (context * bench.dictionary.coder.n_latents)
+    wanted = max(8, min(round(rows * bench.share), fitting))
     found = token_rows(
         bench.subject, bench.text, tokens=2 * wanted * context, context=context, seed=bench.seed,
         heldout_share=0.5, progress=bench.progress,

@@ -6,6 +6,8 @@ A protocol joins by adding its line here; `unweave bench-suite` then knows it.
 from collections.abc import Sequence
 
 from unweave.errors import UserError
+from unweave.validate.interventions.aggregation_protocol import aggregation
+from unweave.validate.interventions.protocol import interventions, scrubbing
 from unweave.validate.protocols.absorption import absorption
 from unweave.validate.protocols.autointerp import autointerp
 from unweave.validate.protocols.core import core
@@ -29,6 +31,9 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol("autointerp", "whether an explanation tells where a latent fires", autointerp),
     Protocol("sva", "whether few latents make verbs agree (sparse feature circuits)", sva),
     Protocol("mib", "how good circuits of the network's own edges are (MIB)", mib),
+    Protocol("interventions", "whether what a latent's change does is foreseen", interventions),
+    Protocol("scrubbing", "whether descriptions say which places are interchangeable", scrubbing),
+    Protocol("aggregation", "whether united explanations still explain (Angsten)", aggregation),
 )
 
 
