@@ -1,138 +1,133 @@
-"""The aggregation test: unions only help one coder, and harm two where one misleads the other."""
+"""The aggregation test: free where latents are idle elsewhere, dear where they balance out."""
 
 import pytest
 import torch
-from tiny_subject import START, bump, tiny_llama, tiny_rows
-from torch import Tensor
+from tiny_subject import bump, tiny_llama, tiny_rows
 
 from unweave.dictionaries.activation.topk import TopK
 from unweave.dictionaries.code import SparseCode
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import autoencoder
-from unweave.errors import UserError
-from unweave.subject import Subject
-from unweave.validate.aggregation import (
+from unweave.validate.interventions.aggregation import (
     AggregationSettings,
-    aggregation,
-    matched_random,
-    unite,
+    aggregate,
+    explain,
+    inputs_of,
 )
+from unweave.validate.interventions.masking import MaskingSettings, kept_only
 from unweave.validate.placed import Placed, placed
 
-ROWS = tiny_rows(8, 8)
-U, W, C = torch.linalg.qr(torch.randn(32, 3, generator=torch.Generator().manual_seed(0))).Q.T
+SITE, D, N, ROWS = "blocks.1.resid_pre", 32, 48, tiny_rows(20, 6)
+SETTINGS = AggregationSettings(unions=(1, 2, 8), asked=20)
 
 
-class Linear:
-    """relu(x W_enc) W_dec, by hand."""
-
-    def __init__(self, W_enc: Tensor, W_dec: Tensor) -> None:
-        self.W_enc, self.W_dec, self.n_latents = W_enc, W_dec, len(W_enc)
-
-    def encode(self, x: Tensor) -> SparseCode:
-        found = (x @ self.W_enc.T).relu()
-        return SparseCode.from_dense(found * (found > 1e-3))
-
-    def decode(self, code: SparseCode) -> Tensor:
-        return code.dense() @ self.W_dec
-
-    def directions(self) -> Tensor:
-        return self.W_dec
+def some(k: int = 8, site: str = SITE) -> Placed:
+    d = bump(Dictionary(autoencoder(site, D, N, TopK(k=k)))).requires_grad_(False).eval()
+    return placed(site, d)
 
 
-def see_through() -> Subject:
-    """Token 3 is 3u + w + c, token 4 is 3w - 3u; what is predicted goes by u alone."""
-    subject = tiny_llama()
-    with torch.no_grad():
-        for name, parameter in subject.model.named_parameters():
-            if "o_proj" in name or "down_proj" in name or "embed" in name or "lm_head" in name:
-                parameter.zero_()
-            if name == "model.norm.weight":
-                parameter.fill_(1)
-        subject.model.model.embed_tokens.weight[3] = 3 * U + W + C
-        subject.model.model.embed_tokens.weight[4] = 3 * W - 3 * U
-        subject.model.lm_head.weight[3] = U
-        subject.model.lm_head.weight[4] = -U
-    return subject
+def test_keeping_all_is_the_original_and_keeping_what_is_active_too():
+    subject, one = tiny_llama(), some()
+    inputs = inputs_of(subject, [one], ROWS)
+    every = torch.ones(len(ROWS), N, dtype=torch.bool)
+    for settings in (
+        MaskingSettings(), MaskingSettings(strict=False), MaskingSettings(where="encode"),
+        MaskingSettings(fill="mean"),
+    ):  # fmt: skip
+        assert kept_only(subject, [one], inputs, every, settings).abs().max() < 1e-4
+        nothing = kept_only(subject, [one], inputs, ~every, settings)
+        assert nothing.mean() > 0.01
 
 
-def two_coders() -> list[Placed]:
-    """The second takes w without c for a sign of minus u, so w must not come back alone."""
-    first = Linear(torch.stack([U, W, C]), torch.stack([U, W - U, C + U]))
-    second = Linear(torch.stack([U, W - C]), torch.stack([U, -4 * U]))
-    sites = ("blocks.0.resid_post",), ("blocks.1.resid_post",)
-    return [
-        Placed("first", first, sites[0], sites[0]),
-        Placed("second", second, sites[1], sites[1]),
-    ]
-
-
-def test_a_latent_brought_back_misleads_a_coder_that_reads_it():
-    rows = torch.tensor([[START, 3 + row % 2] for row in range(8)])
-    settings = AggregationSettings(explained_by=1, donors=(1, 8))
-    both = aggregation(see_through(), two_coders(), rows, settings)
-    alone, united = both.points
-    assert alone.latents == 2
-    assert united.latents == 4
-    assert alone.union.value < 0.2
-    assert united.union.value > 3 * alone.union.value
-    assert both.unmasked.value < 0.2
-    first = aggregation(see_through(), two_coders()[:1], rows, settings)
-    assert first.points[1].union.value < both.points[1].union.value / 3
-
-
-def random_dictionary() -> Placed:
-    spec = autoencoder("blocks.1.resid_pre", 32, 48, TopK(k=6))
-    return placed("d", bump(Dictionary(spec)).requires_grad_(False))
-
-
-def test_whole_explanations_leave_the_splice_as_it_is():
-    settings = AggregationSettings(explains="row", donors=(1, 4), batch=3)
-    report = aggregation(tiny_llama(), [random_dictionary()], ROWS, settings)
-    for point in report.points:
-        assert point.union.value == pytest.approx(report.unmasked.value, abs=1e-5)
-    assert report.points[0].latents < report.points[1].latents
-
-
-def test_a_budget_leaves_out_what_a_union_brings_back():
-    both_ways = torch.cat([torch.eye(32), -torch.eye(32)])
-    sites = ("blocks.1.resid_pre",)
-    exact = Placed("exact", Linear(both_ways, both_ways), sites, sites)
-    settings = AggregationSettings(explained_by=4, donors=(1, 8))
-    report = aggregation(tiny_llama(), [exact], ROWS, settings)
-    own, united = report.points
-    assert own.latents == 4
-    assert report.unmasked.value < 1e-4
-    assert own.union.value > united.union.value > 0.01
-    assert own.beyond_random.value == 0
-
-
-def test_a_lenient_mask_leaves_the_context_whole():
+def test_lenient_masks_touch_the_asked_position_alone():
+    subject, one = tiny_llama(), some(site="blocks.1.resid_post")
+    inputs = inputs_of(subject, [one], ROWS)
+    none = torch.zeros(len(ROWS), N, dtype=torch.bool)
+    # After the last block no position reads another, so the context's masks cannot matter.
     strict, lenient = (
-        aggregation(
-            tiny_llama(),
-            [random_dictionary()],
-            ROWS,
-            AggregationSettings(mask=mask, donors=(1,)),
-        )
-        for mask in ("strict", "lenient")
+        kept_only(subject, [one], inputs, none, MaskingSettings(strict=each))
+        for each in (True, False)
     )
-    assert lenient.points[0].union.value == pytest.approx(lenient.unmasked.value, abs=1e-5)
-    assert abs(strict.points[0].union.value - strict.unmasked.value) > 1e-3
+    torch.testing.assert_close(strict, lenient, atol=1e-4, rtol=1e-3)
+    early = some(site="blocks.0.resid_pre")
+    inputs = inputs_of(subject, [early], ROWS)
+    strict, lenient = (
+        kept_only(subject, [early], inputs, none, MaskingSettings(strict=each))
+        for each in (True, False)
+    )
+    assert (strict - lenient).abs().max() > 1e-2
 
 
-def test_random_sets_have_the_size_of_unions_and_go_by_frequency():
-    generator = torch.Generator().manual_seed(1)
-    own = torch.rand(200, 30, generator=generator) < torch.linspace(0.01, 0.5, 30)
-    union = unite(own, torch.stack([torch.arange(200), torch.arange(200).roll(1)], 1))
-    random = matched_random(own, union, 0)
-    assert torch.equal(random.sum(1), union.sum(1))
-    assert not (own & ~random).any()
-    assert not torch.equal(random, union)
-    added, truly = (random & ~own).sum(0).double(), (union & ~own).sum(0).double()
-    assert torch.corrcoef(torch.stack([added, truly]))[0, 1] > 0.8
+def test_masked_at_encode_time_others_take_their_place():
+    subject, one = tiny_llama(), some(k=2)
+    inputs = inputs_of(subject, [one], ROWS)
+    half = torch.rand(len(ROWS), N, generator=torch.Generator().manual_seed(0)) < 0.5
+    after, encode = (
+        kept_only(subject, [one], inputs, half, MaskingSettings(where=where))
+        for where in ("after", "encode")
+    )
+    assert (after - encode).abs().max() > 1e-3
 
 
-def test_too_few_rows_are_refused():
-    with pytest.raises(UserError, match="fewer donors"):
-        aggregation(tiny_llama(), [random_dictionary()], ROWS)
+def test_explanations_keep_their_bound_and_are_smaller_than_what_is_active():
+    subject, one = tiny_llama(), some()
+    found = explain(subject, [one], inputs_of(subject, [one], ROWS), MaskingSettings(bound=0.05))
+    assert (found.kl <= 0.05 + 1e-4).all()
+    assert found.needed.sum(1).float().mean() < found.active.mean()
+    tight = explain(subject, [one], inputs_of(subject, [one], ROWS), MaskingSettings(bound=1e-6))
+    assert tight.needed.sum() > found.needed.sum()
+
+
+def test_two_coders_are_masked_together():
+    two = [some(site="blocks.0.resid_post"), some(site="blocks.1.resid_post")]
+    found = aggregate(tiny_llama(), two, ROWS, SETTINGS)
+    assert set(found.kl["any"]) == {1, 2, 8}
+    assert found.kl["any"][1].value <= SETTINGS.masking.bound + 1e-4
+    assert found.size[1] < found.size[2] < found.size[8]
+
+
+class Balanced:
+    """Both latents are always active and write against each other; the first is said to matter."""
+
+    n_latents = 2
+
+    def __init__(self, direction):
+        self._rows = torch.stack([direction, -direction])
+
+    def encode(self, x):
+        return SparseCode.from_dense(torch.full((len(x), 2), 1.0))
+
+    def decode(self, code):
+        return code.dense() @ self._rows
+
+    def directions(self):
+        return self._rows
+
+
+def test_latents_that_balance_each_other_out_fail_when_united():
+    subject = tiny_llama()
+    direction = 5 * torch.randn(D, generator=torch.Generator().manual_seed(1))
+    last = ("blocks.1.resid_post",)
+    one = Placed("balanced", Balanced(direction), last, last)
+    inputs = inputs_of(subject, [one], ROWS)
+    neither, first = torch.tensor([False, False]), torch.tensor([True, False])
+    both = torch.tensor([True, True])
+    cost = {
+        name: kept_only(subject, [one], inputs, keep.expand(len(ROWS), 2), MaskingSettings())
+        for name, keep in {"neither": neither, "first": first, "both": both}.items()
+    }
+    assert cost["both"].abs().max() < 1e-4
+    assert cost["neither"].abs().max() < 1e-4
+    assert cost["first"].mean() > 0.1
+
+
+def test_without_latents_in_common_unions_cost_what_the_parts_do():
+    # Everything active is needed: whatever is added is idle, so nothing changes.
+    strictest = AggregationSettings(
+        unions=(1, 8),
+        asked=20,
+        masking=MaskingSettings(bound=1e-9),
+    )
+    found = aggregate(tiny_llama(), [some()], ROWS, strictest)
+    assert found.kl["any"][8].value == pytest.approx(found.kl["any"][1].value, abs=1e-4)
+    assert found.nothing.value > 10 * found.kl["any"][8].value
