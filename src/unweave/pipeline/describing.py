@@ -13,6 +13,7 @@ from unweave.decompile.edges import logit_directions, written_by
 from unweave.describe import stored
 from unweave.describe.describe import Description, describe_part
 from unweave.describe.features import feature_table
+from unweave.describe.subject_tokens import vocabulary_of
 from unweave.describe.vocabulary import Vocabulary
 from unweave.dictionaries.part import Part
 from unweave.pipeline.evidence import part_evidence
