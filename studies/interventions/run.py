@@ -58,17 +58,22 @@ def main(folder: Path, stages: list[str], out: Path) -> None:
         path.name: placed(path.name, next(iter(load_foreign(path).values())))
         for path in sorted((folder / "dictionaries").iterdir())
     }
-    if "modes" in stages:
-        found |= {
-            f"modes/{name}/{mode}": united(subject, [one], settings)
-            for name, one in parts.items()
-            for mode, settings in MODES.items()
-        }
-    if "artifact" in stages:
-        order = sorted(parts.values(), key=lambda one: (one.name[:2], "mlp" in one.name))
-        for mode in ("strict", "lenient"):
-            found[f"artifact/{mode}"] = united(subject, order, MODES[mode])
-    out.write_text(json.dumps(found, indent=1) + "\n")
+    work = {
+        f"modes/{name}/{mode}": ([one], settings)
+        for name, one in parts.items()
+        for mode, settings in MODES.items()
+        if "modes" in stages
+    }
+    order = sorted(parts.values(), key=lambda one: (one.name[:2], "mlp" in one.name))
+    work |= {
+        f"artifact/{mode}": (order, MODES[mode])
+        for mode in ("strict", "lenient")
+        if "artifact" in stages
+    }
+    for key, (standing, masking) in work.items():
+        if key not in found:
+            found[key] = united(subject, standing, masking)
+            out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def united(subject: Subject, standing: list[Placed], masking: MaskingSettings) -> dict:
