@@ -32,6 +32,7 @@ from unweave.validate.numbers.collecting import collect_codes, evidence_of
 from unweave.validate.numbers.ground import Ground, MeasureSettings
 from unweave.validate.numbers.measure import measure
 from unweave.validate.numbers.method import Method
+from unweave.validate.numbers.next_token import next_token_score
 from unweave.validate.placed import placed
 from unweave.validate.semantic import score_part, semantic_accuracy
 
@@ -77,6 +78,7 @@ def scored(subject: Subject, dictionary: Dictionary, rows: tuple[Tensor, Tensor]
     found = measure(ground, Method("it", "dictionary", (one,)))
     more, controls = found.more, found.controls
     code = collect_codes(subject, [one], ground.rows)["it"]
+    heldout = code.between(len(rows[0]) * (CONTEXT - 1), code.support.rows)
     evidence = evidence_of("it", code, ground.rows, len(rows[0]), ground.vocabulary)
     both = describe_part(evidence)
     token = describe_part(evidence, DescribeSettings(explain=ExplainSettings(kinds=("token",))))
@@ -98,26 +100,9 @@ def scored(subject: Subject, dictionary: Dictionary, rows: tuple[Tensor, Tensor]
         "math_nats_recovered": floor - more["ce_increase"].value,
         "semantic_nats_recovered": floor - more["semantic_ce_increase"].value,
         "l0": more["l0"].value,
-        "true_next_token": next_tokens(subject, dictionary, ground.heldout),
+        "true_next_token": next_token_score(subject, one, heldout, rows[1]).value,
         "scored_latents": int((scores.count > 0).sum()),
     }
-
-
-def next_tokens(subject: Subject, dictionary: Dictionary, rows: Tensor) -> float:
-    """How much a latent's own direct effect favours the token that really follows its firings.
-
-    Mean over firings, weighted by strength, of the z-score of the next token's entry in
-    W_U d (centred over the vocabulary): 0 where what a latent promotes has nothing to do with
-    what comes.
-    """
-    (site,) = [port.site for port in dictionary.spec.reads]
-    x = subject.run(rows, capture=[site], logits=False).sites[site][:, 1:-1].flatten(0, 1).float()
-    code = dictionary.encode(x)
-    effect = dictionary.directions() @ subject.unembed().float().T
-    effect = (effect - effect.mean(1, keepdim=True)) / effect.std(1, keepdim=True)
-    follows = rows[:, 2:].flatten()[code.support.row]
-    score = effect[code.support.latent, follows]
-    return float((score * code.value).sum() / code.value.sum())
 
 
 def stability(one: Dictionary, other: Dictionary) -> float:
