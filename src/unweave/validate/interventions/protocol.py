@@ -9,6 +9,7 @@ from unweave.describe.describe import describe_part
 from unweave.describe.subject_tokens import vocabulary_of
 from unweave.subject.rows import token_rows
 from unweave.validate.bootstrap import Interval
+from unweave.validate.four_numbers import number
 from unweave.validate.interventions.agreement import Agreement
 from unweave.validate.interventions.measuring import InterventionSettings, intervene
 from unweave.validate.interventions.scrub_claims import scrub_claims
@@ -83,7 +84,7 @@ def scrubbing(bench: Bench) -> Outcome:
 
 
 def _shares(name: str, found: tuple[Interval, Interval]) -> dict[str, Number]:
-    named = {f"{name}_ce": number(found[0]), f"{name}_kl": number(found[1])}
+    named = {f"{name}_ce": known(found[0]), f"{name}_kl": known(found[1])}
     return {what: value for what, value in named.items() if value is not None}
 
 
@@ -99,15 +100,12 @@ def heldout(bench: Bench, rows: int = ROWS) -> Int[Tensor, "rows pos"]:
     return found.heldout[:wanted]
 
 
-def number(found: Interval, unit: str = "share") -> Number | None:
+def known(found: Interval, unit: str = "share") -> Number | None:
     """As outcomes hold it; None where there is none."""
-    if not np.isfinite(found.value):
-        return None
-    ends = (found.low, found.high) if np.isfinite(found.low) else (None, None)
-    return Number(value=found.value, low=ends[0], high=ends[1], unit=unit)
+    return number(found, unit) if np.isfinite(found.value) else None
 
 
 def _numbers(name: str, found: Agreement) -> dict[str, Number]:
     units = {"sign": "share", "rank": "correlation", "slope": "ratio", "r2": "share"}
-    each = {f"{name}_{what}": number(getattr(found, what), unit) for what, unit in units.items()}
+    each = {f"{name}_{what}": known(getattr(found, what), unit) for what, unit in units.items()}
     return {what: value for what, value in each.items() if value is not None}

@@ -24,7 +24,8 @@ from unweave.artifact.scores import Number
 from unweave.subject import Subject
 from unweave.subject.rows import token_rows
 from unweave.training.joint import kl_per_token
-from unweave.validate.bootstrap import Interval, ratio_interval
+from unweave.validate.bootstrap import ratio_interval
+from unweave.validate.four_numbers import number
 from unweave.validate.placed import Placed, run_with
 from unweave.validate.protocols.controls import random_twin
 from unweave.validate.protocols.core_vectors import VectorSums, vector_numbers, weight_numbers
@@ -185,20 +186,18 @@ def _scores(losses: Losses) -> dict[str, Number]:
     ce, kl = losses.ce_tokens, losses.kl_tokens
     gap = losses.ce_zero - losses.ce_original
     found = {
-        "ce_loss_score": _number(
+        "ce_loss_score": number(
             ratio_interval(losses.ce_zero - losses.ce_dictionary, gap), "share"
         ),
-        "kl_div_score": _number(
+        "kl_div_score": number(
             ratio_interval(losses.kl_zero - losses.kl_dictionary, losses.kl_zero), "share"
         ),
-        "ce_loss_without_sae": _number(ratio_interval(losses.ce_original, ce), "nats/token"),
+        "ce_loss_without_sae": number(ratio_interval(losses.ce_original, ce), "nats/token"),
     }
     named = {"dictionary": "sae", "zero": "ablation"}
     for ours, theirs in named.items():
-        found[f"ce_loss_with_{theirs}"] = _number(
-            ratio_interval(at[f"ce_{ours}"], ce), "nats/token"
-        )
-        found[f"kl_div_with_{theirs}"] = _number(ratio_interval(at[f"kl_{ours}"], kl), "nats/token")
+        found[f"ce_loss_with_{theirs}"] = number(ratio_interval(at[f"ce_{ours}"], ce), "nats/token")
+        found[f"kl_div_with_{theirs}"] = number(ratio_interval(at[f"kl_{ours}"], kl), "nats/token")
     return found
 
 
@@ -207,10 +206,6 @@ def _random_scores(losses: Losses) -> dict[str, Number]:
     ce = ratio_interval(losses.ce_zero - losses.ce_random, gap)
     kl = ratio_interval(losses.kl_zero - losses.kl_random, losses.kl_zero)
     return {
-        "ce_loss_score_random": _number(ce, "share"),
-        "kl_div_score_random": _number(kl, "share"),
+        "ce_loss_score_random": number(ce, "share"),
+        "kl_div_score_random": number(kl, "share"),
     }
-
-
-def _number(found: Interval, unit: str) -> Number:
-    return Number(value=found.value, low=found.low, high=found.high, unit=unit)
