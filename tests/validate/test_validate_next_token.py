@@ -75,3 +75,15 @@ def test_strength_weighs_and_size_of_directions_does_not():
 def test_what_is_not_written_into_the_stream_is_refused():
     with pytest.raises(UserError, match="no direct effect"):
         score(torch.ones(VOCAB, SUBJECT.d_model + 1), ROWS)
+
+
+def test_every_token_once_is_chance_whatever_a_direction_promotes_in_common():
+    tokens = torch.arange(VOCAB).view(2, -1)
+    rows = torch.cat([torch.tensor([[1, 5], [1, 5]]), tokens], 1)
+    latent = torch.zeros(2 * (rows.shape[1] - 1), 1, dtype=torch.int64)
+    code = SparseCode.from_topk(latent, torch.ones(len(latent), 1), VOCAB)
+    common = SUBJECT.unembed().float().mean(0).expand(VOCAB, -1)
+    found = next_token_score(SUBJECT, Placed("it", Writes(common), ("x",), ("x",)), code, rows)
+    assert abs(found.value) < 1e-5
+    effect = common[0] @ SUBJECT.unembed().float().T
+    assert effect.mean() > 0.3 * effect.std()

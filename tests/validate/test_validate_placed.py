@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_subject import bump, tiny_llama, tiny_rows
 
+from unweave.dictionaries.activation.batchtopk import BatchTopK
 from unweave.dictionaries.activation.relu import ReLU
 from unweave.dictionaries.activation.topk import TopK
 from unweave.dictionaries.code import SparseCode
@@ -18,7 +19,7 @@ ROWS = tiny_rows(6, 12)
 
 def some(**changes: object) -> Dictionary:
     spec = autoencoder(SITE, D, 48, TopK(k=4)).model_copy(update=changes)
-    return bump(Dictionary(spec)).requires_grad_(False)
+    return bump(Dictionary(spec)).requires_grad_(False).eval()
 
 
 def transcoder() -> Dictionary:
@@ -27,7 +28,7 @@ def transcoder() -> Dictionary:
         writes=(Port(site="blocks.0.mlp.out", width=D),), n_latents=48,
         activation=ReLU(), skip=True,
     )  # fmt: skip
-    return bump(Dictionary(spec)).requires_grad_(False)
+    return bump(Dictionary(spec)).requires_grad_(False).eval()
 
 
 @pytest.mark.parametrize("made", [some, transcoder, lambda: some(layer_norm=True)])
@@ -67,3 +68,16 @@ def test_an_edit_moves_the_stream_by_what_the_latents_write(norm):
     written = dictionary.encode(inside).dense() @ dictionary.directions() * (size if norm else 1)
     torch.testing.assert_close((was - now)[:, 1:].flatten(0, 1), written, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(was[:, 0], now[:, 0])
+
+
+def test_a_dictionary_fresh_from_training_is_judged_as_afterwards():
+    subject, dictionary = tiny_llama(), bump(Dictionary(autoencoder(SITE, D, 48, BatchTopK(k=4))))
+    dictionary.requires_grad_(False).activation.threshold.fill_(0.6)
+    assert dictionary.training
+    fresh = run_with(subject, ROWS, [placed("d", dictionary)]).logits
+    assert dictionary.training
+    with torch.no_grad():
+        afterwards = Splice({"d": dictionary.eval()}).run(subject, ROWS).logits
+        batches = Splice({"d": dictionary.train()}).run(subject, ROWS).logits
+    torch.testing.assert_close(fresh, afterwards, atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(fresh, batches, atol=1e-2)

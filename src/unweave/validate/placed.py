@@ -4,7 +4,8 @@ Trained dictionaries, baselines and the network's own neurons stand in it the sa
 measurement serves all. Position 0 is left as it was: every row has the same vector there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,20 @@ class Placed(NamedTuple):
         return list(y.tensor_split(len(self.writes), dim=1))
 
 
+@contextmanager
+def judged(coders: Iterable[Coder]) -> Iterator[None]:
+    """Every dictionary among them as after training, for a while: thresholds in the place of
+    batches, exact products."""
+    modes = [(one, one.training) for one in coders if isinstance(one, Dictionary)]
+    try:
+        for dictionary, _ in modes:
+            dictionary.eval()
+        yield
+    finally:
+        for dictionary, training in modes:
+            dictionary.train(training)
+
+
 def needs_input(coder: Coder) -> bool:
     """Whether a coder's output cannot be had from its code alone (skip, layer norm)."""
     return isinstance(coder, Dictionary) and (coder.spec.skip or coder.spec.layer_norm)
@@ -70,7 +85,7 @@ def reconstruct(
     change of the code adds to its output; with a layer norm that is in the units of each row.
     """
     if edit is None and isinstance(coder, Dictionary):
-        return coder(x)
+        return _whole(coder, x)
     code = coder.encode(x)
     if edit is None:
         return coder.decode(code)
@@ -78,7 +93,12 @@ def reconstruct(
     if not needs_input(coder):
         return coder.decode(changed)
     assert isinstance(coder, Dictionary)
-    return coder(x) + difference(coder, x, code, changed)
+    return _whole(coder, x) + difference(coder, x, code, changed)
+
+
+def _whole(dictionary: Dictionary, x: Tensor) -> Tensor:
+    with judged([dictionary]):
+        return dictionary(x)
 
 
 def difference(

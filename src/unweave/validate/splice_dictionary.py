@@ -5,8 +5,7 @@ two baselines that are always named, because against zero-ablation almost anythi
 each dictionary's fidelity inside the running network. Position 0 is left as it was throughout.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from unweave.subject import Subject
 from unweave.subject.running import Replacement, Run
 from unweave.training.objectives.splice import Splice
 from unweave.validate.bootstrap import BootstrapSettings, Interval, mean_interval, ratio_interval
+from unweave.validate.placed import judged
 from unweave.validate.splice import RowScores, compare_logits, stack
 
 
@@ -101,7 +101,10 @@ def splice_reports(
     means = means or site_means(subject, sites, rows, rows_at_once=rows_at_once)
     tallies = {name: _Tally() for name in sets}
     total = rows.numel() * len(sets)
-    with _judged(sets), progress.task("Splicing", total=total, unit="tokens") as advance:
+    with (
+        judged(d for each in sets.values() for d in each.values()),
+        progress.task("Splicing", total=total, unit="tokens") as advance,
+    ):
         for group in rows.split(rows_at_once):
             original = subject.run(group, capture=list(downstream_sites))
             ablated = {
@@ -117,19 +120,6 @@ def splice_reports(
                 tallies[name].scores.append(scores)
                 advance(group.numel())
     return {name: tally.report(bootstrap) for name, tally in tallies.items()}
-
-
-@contextmanager
-def _judged(sets: Mapping[str, Mapping[str, Dictionary]]) -> Iterator[None]:
-    """Every dictionary in evaluation mode for a while."""
-    modes = [(d, d.training) for dictionaries in sets.values() for d in dictionaries.values()]
-    try:
-        for dictionary, _ in modes:
-            dictionary.eval()
-        yield
-    finally:
-        for dictionary, training in modes:
-            dictionary.train(training)
 
 
 def _scores(original: Run, changed: Run, rows: Tensor) -> RowScores:
