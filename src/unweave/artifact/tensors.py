@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unweave.artifact.atomic import new_file
+from unweave.artifact.interrupts import interrupts_kept
 from unweave.errors import UserError
 
 
@@ -48,7 +49,7 @@ def load_tensors(
     where one is at fault, the tensor.
     """
     try:
-        with _opened(path) as file:
+        with interrupts_kept(), _opened(path) as file:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except SafetensorError as error:
         raise _unreadable(path, error) from error
@@ -63,7 +64,7 @@ def load_tensors(
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor, from the header alone; UserError as `load_tensors`."""
     try:
-        with _opened(path) as file:
+        with interrupts_kept(), _opened(path) as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
     except SafetensorError as error:
         raise _unreadable(path, error) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from unweave.artifact.interrupts import interrupts_kept
 from unweave.errors import UserError
 from unweave.subject.network import Subject
 from unweave.subject.quiet import quiet_transformers
@@ -32,15 +33,16 @@ def load_gguf(file: Path, *, dtype: torch.dtype, device: str = "cpu") -> Subject
     # The reader draws its own progress bar on stderr, whatever transformers is told.
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
-                file.parent,
-                gguf_file=file.name,
-                dtype=dtype,
-                quantization_config=GgufConfig(dequantize=True),
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            with interrupts_kept():
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    file.parent,
+                    gguf_file=file.name,
+                    dtype=dtype,
+                    quantization_config=GgufConfig(dequantize=True),
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
+                tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         except Exception as error:  # the reader raises whatever a hostile file makes it trip over
             text = " ".join(str(error).split())[:300]
             raise UserError(

@@ -8,6 +8,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
+from unweave.artifact.interrupts import interrupts_kept
 from unweave.errors import UserError
 from unweave.subject.device import known_device
 from unweave.subject.network import Subject
@@ -98,17 +99,18 @@ def load_folder(folder: Path, *, name: str, dtype: torch.dtype, device: str = "c
     files = _checked_folder(folder)
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # to be refused below, by name
-            )
+            with interrupts_kept():
+                config = AutoConfig.from_pretrained(folder, local_files_only=True)
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # to be refused below, by name
+                )
         except (ValueError, OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{folder} cannot be loaded: {_one_line(error)}") from error
     refuse_incomplete(report, str(folder))
@@ -157,7 +159,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
         return None
     with quiet_transformers():
         try:
-            return Tokenizer(AutoTokenizer.from_pretrained(folder))
+            with interrupts_kept():
+                return Tokenizer(AutoTokenizer.from_pretrained(folder))
         except (ValueError, OSError, KeyError, TypeError, ImportError) as error:
             raise UserError(
                 f"the tokenizer of {folder} cannot be loaded: {_one_line(error)}"

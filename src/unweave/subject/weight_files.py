@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from unweave.artifact.interrupts import interrupts_kept
 from unweave.errors import UserError
 
 SINGLE = "model.safetensors"
@@ -59,7 +60,7 @@ def _check_whole(file: Path) -> None:
     if not file.is_file():
         raise UserError(f"weight file {file} is missing though the index names it")
     try:
-        with safe_open(file, framework="pt") as tensors:
+        with interrupts_kept(), safe_open(file, framework="pt") as tensors:
             tensors.keys()
     except (SafetensorError, OSError) as error:
         raise UserError(
@@ -86,7 +87,8 @@ def fingerprint_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 def fingerprint_files(files: Iterable[Path]) -> str:
     """Fingerprint of the tensors as they are stored, whatever they are loaded as."""
-    return fingerprint_tensors(_tensors(files))
+    with interrupts_kept():
+        return fingerprint_tensors(_tensors(files))
 
 
 def fingerprint_model(model: nn.Module) -> str:
