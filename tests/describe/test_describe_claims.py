@@ -12,6 +12,7 @@ from unweave.describe.claims import (
     PreviousClassClaim,
     PreviousTokenClaim,
     RepeatClaim,
+    Rule,
     TokenClaim,
     TokenClassClaim,
     UnexplainedClaim,
@@ -85,3 +86,12 @@ def test_no_claims_compile_to_nothing() -> None:
 def test_a_claim_that_means_nothing_is_refused(wrong: dict) -> None:
     with pytest.raises(ValidationError):
         CLAIM.validate_python({**wrong, **REST})
+
+
+def test_a_rule_that_cannot_name_its_keys_cannot_be_made() -> None:
+    class Unfinished(Rule):
+        def members(self) -> list[int]:
+            return [1]
+
+    with pytest.raises(TypeError, match="keys"):
+        Unfinished(kind="token", **ONE, **REST)

@@ -5,6 +5,7 @@ in case it does. Claims differ in what they look at (`kind`); all but the last t
 their kind, each with its own probability and activation, and give one pair for everything else.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
@@ -77,7 +78,7 @@ class DenseClaim(_Claim):
     kind: Literal["dense"] = "dense"
 
 
-class Rule(_Claim):
+class Rule(_Claim, ABC):
     """A claim that lists keys of its kind, each with its own probability and activation."""
 
     kind: RuleKind
@@ -95,13 +96,13 @@ class Rule(_Claim):
             raise ValueError("a claim may list a key only once")
         return self
 
+    @abstractmethod
     def members(self) -> Sequence[object]:
         """The listed keys as the claim stores them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keys(self, vocab_size: int) -> Int[np.ndarray, " members"]:
         """The listed keys as numbers (see `unweave.describe.contexts`)."""
-        raise NotImplementedError
 
     @property
     def size(self) -> int:
