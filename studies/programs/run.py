@@ -19,7 +19,11 @@ from typing import Any
 import torch
 
 from unweave.artifact.atomic import write_json
-from unweave.circuits.edge_attribution import edge_scores, integrated_edge_scores
+from unweave.circuits.edge_attribution import (
+    AttributionSettings,
+    edge_scores,
+    integrated_edge_scores,
+)
 from unweave.circuits.exact_edges import exact_edge_scores
 from unweave.circuits.wired import Wired
 from unweave.dictionaries.activation.topk import TopK
@@ -169,7 +173,7 @@ def prompts(compiled: Compiled, seed: int) -> dict[str, dict[str, float]]:
     )
     wired, true = Wired(compiled.subject), one_embedding(compiled.edges)
     methods = {
-        "pairs, exact": exact_edge_scores(wired, pairs, batch=PAIRS),
+        "pairs, exact": exact_edge_scores(wired, pairs, settings=AttributionSettings(batch=PAIRS)),
         "pairs, EAP": edge_scores(wired, pairs),
         "pairs, EAP-IG": integrated_edge_scores(wired, pairs),
     }

@@ -41,7 +41,7 @@ def test_on_a_small_change_gradients_are_the_truth() -> None:
     """The corrupted run is a hair from the clean one, so that everything is straight between."""
     wired, some = shallow(), contrasts(6, 64)
     near = _Near(1e-3)
-    exact = exact_edge_scores(wired, some, elsewhere=near, batch=16)
+    exact = exact_edge_scores(wired, some, elsewhere=near, settings=SMOOTH)
     for score in (edge_scores, integrated_edge_scores, activation_edge_scores):
         found = score(wired, some, elsewhere=near, settings=SMOOTH)
         assert error(found, exact) < 1e-3
@@ -67,7 +67,7 @@ def test_where_the_network_bends_integrated_gradients_are_nearer_to_the_truth() 
     """In squares: the order of edges need not become better, and in some networks does not."""
     for seed in range(2):
         wired, some = shallow(seed), contrasts(16, 64, seed=seed)
-        exact = exact_edge_scores(wired, some, batch=16)
+        exact = exact_edge_scores(wired, some, settings=SMOOTH)
         once, along, drawn = (
             edge_scores(wired, some, settings=SMOOTH),
             integrated_edge_scores(wired, some, settings=SMOOTH),
@@ -82,7 +82,7 @@ def test_where_the_network_bends_integrated_gradients_are_nearer_to_the_truth() 
 def test_on_the_last_edge_integrated_gradients_are_complete() -> None:
     """The last MLP is read by the logits alone: the whole change lies between the two ends."""
     wired, some = shallow(seed=1, weight=0.3), contrasts(6, 64)
-    exact = exact_edge_scores(wired, some, batch=16)[-1, -1]
+    exact = exact_edge_scores(wired, some, settings=SMOOTH)[-1, -1]
     fine = AttributionSettings(steps=24, batch=16)
     along = activation_edge_scores(wired, some, settings=fine)[-1, -1]
     once = edge_scores(wired, some, settings=fine)[-1, -1]
@@ -115,7 +115,7 @@ def test_a_component_is_worth_the_sum_over_its_edges(family: str) -> None:
 def test_zeros_and_means_are_scored_too() -> None:
     wired, some = shallow(), contrasts(6, 64)
     zero = Elsewhere("zero")
-    exact = exact_edge_scores(wired, some, elsewhere=zero, batch=16)
+    exact = exact_edge_scores(wired, some, elsewhere=zero, settings=SMOOTH)
     found = activation_edge_scores(wired, some, elsewhere=zero, settings=SMOOTH)
     assert rank_correlation(found, exact, wired.graph.mask) > 0.7
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_subject import tiny_llama
 
+from unweave.circuits.edge_attribution import AttributionSettings
 from unweave.circuits.exact_edges import exact_edge_scores
 from unweave.circuits.wired import Wired
 from unweave.errors import UserError
@@ -131,7 +132,8 @@ def test_pairs_of_prompts_do_not_see_what_carries_only_places() -> None:
         assert usual.answers(both)[:, -1].tolist() == [*pair.right, *pair.wrong]
         assert pair.right != pair.wrong
     wired = Wired(compiled.subject)
-    scores = wired.graph.named(exact_edge_scores(wired, pairs, batch=16))
+    exact = exact_edge_scores(wired, pairs, settings=AttributionSettings(batch=16))
+    scores = wired.graph.named(exact)
     truth = one_embedding(compiled.edges)
     seen = {edge for edge in truth if abs(scores[edge]) > 1e-4}
     assert truth - seen == {("embed", "blocks.0.head.0.q"), ("embed", "blocks.0.head.0.k")}

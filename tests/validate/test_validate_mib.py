@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unweave.circuits.choosing import random_scores
 from unweave.circuits.contrasts import Contrast
+from unweave.circuits.edge_attribution import AttributionSettings
 from unweave.circuits.exact_edges import exact_edge_scores
 from unweave.circuits.running import plain_metrics
 from unweave.circuits.wired import Wired
@@ -78,7 +79,7 @@ def test_what_chance_gives_is_no_skill() -> None:
 def test_edges_that_do_the_most_make_better_circuits_than_any_and_the_worst_make_worse() -> None:
     subject = tiny_llama(num_hidden_layers=1)
     wired, some = Wired(subject), done_by(subject, 12)
-    exact = exact_edge_scores(wired, some, batch=12)
+    exact = exact_edge_scores(wired, some, settings=AttributionSettings(batch=12))
     scores = {
         "exact": exact, "reversed": -exact, "random": random_scores(wired.graph, seed=0),
         "by size, smallest first": (1 / (exact.abs() + 1e-6)) * wired.graph.mask,

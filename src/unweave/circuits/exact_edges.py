@@ -6,6 +6,7 @@ import torch
 
 from unweave.circuits.components import Scores
 from unweave.circuits.contrasts import Contrast, Metric, in_pairs, logit_difference
+from unweave.circuits.edge_attribution import AttributionSettings
 from unweave.circuits.running import COUNTERFACTUAL, Elsewhere, run_circuit
 from unweave.circuits.wired import Wired
 from unweave.progress import QUIET, Progress
@@ -18,11 +19,14 @@ def exact_edge_scores(
     *,
     metric: Metric = logit_difference,
     elsewhere: Elsewhere = COUNTERFACTUAL,
-    batch: int = 8,
+    settings: AttributionSettings | None = None,
     progress: Progress = QUIET,
 ) -> Scores:
-    """What the metric loses, in the mean over contrasts, when one edge is not kept."""
-    graph = wired.graph
+    """What the metric loses, in the mean over contrasts, when one edge is not kept.
+
+    There are no steps to take: of the settings only the batch counts.
+    """
+    graph, batch = wired.graph, (settings or AttributionSettings()).batch
     scores = torch.zeros(len(graph.sources), len(graph.targets))
     edges = graph.mask.nonzero().tolist()
     batches = -(-len(contrasts) // batch)

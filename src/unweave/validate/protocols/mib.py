@@ -84,36 +84,20 @@ class Area(NamedTuple):
     high: float
 
 
-Method = Callable[[Wired, Sequence[Contrast], AttributionSettings, Progress], Scores]
-
-
-def _eap(wired: Wired, some: Sequence[Contrast], how: AttributionSettings, p: Progress) -> Scores:
-    return edge_scores(wired, some, settings=how, progress=p)
-
-
-def _ig(wired: Wired, some: Sequence[Contrast], how: AttributionSettings, p: Progress) -> Scores:
-    return integrated_edge_scores(wired, some, settings=how, progress=p)
-
-
-def _ig_activations(
-    wired: Wired, some: Sequence[Contrast], how: AttributionSettings, p: Progress
-) -> Scores:
-    return activation_edge_scores(wired, some, settings=how, progress=p)
-
-
-def _nodes(wired: Wired, some: Sequence[Contrast], how: AttributionSettings, p: Progress) -> Scores:
-    return from_nodes(wired.graph, node_scores(_eap(wired, some, how, p)).tolist())
+def _nodes(wired: Wired, contrasts: Sequence[Contrast], **how: Any) -> Scores:
+    return from_nodes(wired.graph, node_scores(edge_scores(wired, contrasts, **how)).tolist())
 
 
 def _weights(
-    wired: Wired, some: Sequence[Contrast], how: AttributionSettings, p: Progress
-) -> Scores:
-    return weight_edge_scores(wired.subject, progress=p)
+    wired: Wired, contrasts: Sequence[Contrast], *, settings: AttributionSettings,
+    progress: Progress,
+) -> Scores:  # fmt: skip
+    return weight_edge_scores(wired.subject, progress=progress)
 
 
-METHODS: dict[str, Method] = {
-    "eap": _eap, "eap_ig": _ig, "eap_ig_activations": _ig_activations, "nodes": _nodes,
-    "weights": _weights,
+METHODS: dict[str, Callable[..., Scores]] = {
+    "eap": edge_scores, "eap_ig": integrated_edge_scores,
+    "eap_ig_activations": activation_edge_scores, "nodes": _nodes, "weights": _weights,
 }  # fmt: skip
 """Ways to score edges by name."""
 
@@ -215,7 +199,7 @@ def _on_task(bench: Bench, task: CircuitTask, settings: MibSettings) -> dict[str
     except UserError as error:
         raise Refused(str(error)) from error
     scores = {
-        name: METHODS[name](wired, train, settings.scoring, bench.progress)
+        name: METHODS[name](wired, train, settings=settings.scoring, progress=bench.progress)
         for name in settings.methods
     }
     scores["random"] = random_scores(wired.graph, seed=bench.seed)
