@@ -1,0 +1,1 @@
+"""Dictionaries of attention: what its scores, patterns and outputs are made of."""
