@@ -14,7 +14,7 @@ from unweave.errors import UserError
 from unweave.subject.families import Family, find_family
 from unweave.subject.running import Onlooker, Replacement, Run, run_model
 from unweave.subject.sites import Geometry, Place, find_place, list_sites
-from unweave.subject.swapping import part_path, swapped_modules
+from unweave.subject.swapping import find_slot, swapped_modules
 from unweave.subject.tokenizer import Tokenizer
 from unweave.subject.weights import AttentionWeights, MLPWeights, Table
 
@@ -235,13 +235,21 @@ class Subject:
         """Put modules in the place of parts while the context lasts; the originals do not run.
 
         Keys are `L{i}.mlp` (called with `mlp.in`, returns `mlp.out`), `L{i}.attn` (called with
-        `attn.z`, returns `attn.out`) or module paths. Holds for `run` and `continue_text` alike.
+        `attn.z`, returns `attn.out`), `L{i}.q` and `L{i}.k` (called with `attn.in`, return
+        `attn.q` and `attn.k` with heads side by side, from which the subject goes on) or module
+        paths. Holds for `run` and `continue_text` alike.
         """
-        paths = {
-            part_path(part, subject=self.name, model=self.model, family=self._row): module
+        slots = {
+            find_slot(
+                part,
+                subject=self.name,
+                model=self.model,
+                family=self._row,
+                geometry=self._geometry,
+            ): module
             for part, module in parts.items()
         }
-        return swapped_modules(self.model, paths, self._swapped)
+        return swapped_modules(self.model, slots, self._swapped)
 
     @property
     def changed(self) -> bool:
