@@ -22,6 +22,7 @@ def train(
     penalty: str | None = None,
     latents: Count | None = None,
     lr: float | None = None,
+    start: str | None = None,
     batch: Count | None = None,
     text: str | None = None,
     tokens: Count | None = None,
@@ -60,6 +61,9 @@ def train(
         Latents of a dictionary (default: eight times the width).
     lr
         Learning rate in place of the recipe's own, which is meant for long runs.
+    start
+        Where decoder rows start: random, uniform, data, subspace, clusters or atoms, in place of
+        the recipe's own. For attention outputs: subspace.
     batch
         Vectors in a step (default: 512).
     text
@@ -92,8 +96,8 @@ def train(
     keep_freed_memory()
     flags = {
         "site": site, "to": to, "each": each, "recipe": recipe, "k": k, "penalty": penalty,
-        "latents": latents, "lr": lr, "batch": batch, "text": text, "tokens": tokens,
-        "context": context, "seed": seed, "device": device, "shards": shards,
+        "latents": latents, "lr": lr, "start": start, "batch": batch, "text": text,
+        "tokens": tokens, "context": context, "seed": seed, "device": device, "shards": shards,
         "threads": threads, "track": track,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None}

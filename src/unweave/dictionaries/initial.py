@@ -21,12 +21,16 @@ _SOUGHT: dict[str, Callable[..., Tensor]] = {
 """Starts whose directions are found in the data rather than drawn from it."""
 
 
+DecoderStart = Literal["random", "uniform", "data", "subspace", "clusters", "atoms"]
+"""Where decoder rows may start; `Start` says what each is."""
+
+
 class Start(BaseModel):
     """How weights are set before training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    decoder: Literal["random", "uniform", "data", "subspace", "clusters", "atoms"] = "random"
+    decoder: DecoderStart = "random"
     """Directions of decoder rows: random; U(-1, 1) / sqrt(width) per entry (Anthropic 2025,
     whose lengths are kept); data points from which the mean is taken; random ones in the span of
     99 % of the variance; centres of k-means; data points that those before do not make up. The

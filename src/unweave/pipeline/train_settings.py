@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from unweave.activations.window import HarvestSettings
+from unweave.dictionaries.initial import DecoderStart
 from unweave.training.dead import DeadLatents
 from unweave.training.plateau import PlateauSettings
 from unweave.training.schedule import Schedule
@@ -58,6 +59,10 @@ class TrainSiteSettings(BaseModel):
     """Latents of a dictionary; eight times the width written when not given."""
     lr: PositiveFloat | None = None
     """Peak learning rate in place of each recipe's own, which is meant for long runs."""
+    start: DecoderStart | None = None
+    """Where decoder rows start, in place of each recipe's own: random, uniform, data, subspace,
+    clusters or atoms. What fills a part of its width, as attention outputs do, leaves random ones
+    dead."""
     schedule: Schedule | None = None
     """How the rate moves, in place of each recipe's own; what is left out takes its default."""
     dead: DeadLatents | None = None

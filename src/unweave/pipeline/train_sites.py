@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from unweave.dictionaries.dictionary_spec import Port
+from unweave.dictionaries.initial import Start
 from unweave.errors import UserError
 from unweave.pipeline.train_settings import Choice, TrainSiteSettings
 from unweave.subject import Subject
@@ -143,5 +144,8 @@ def _built(
     except ValueError as error:  # what a spec refuses it says in its last line
         raise UserError(f"{choice.name}: {str(error).splitlines()[-1].strip()}") from error
     own = {"schedule": settings.schedule, "dead": settings.dead}
-    changes = {name: value for name, value in own.items() if value is not None}
+    changes: dict[str, object] = {name: value for name, value in own.items() if value is not None}
+    if settings.start is not None:
+        start = built.settings.start or Start()
+        changes["start"] = start.model_copy(update={"decoder": settings.start})
     return built._replace(settings=built.settings.model_copy(update=changes))
