@@ -45,14 +45,23 @@ def test_features_write_queries_and_keys(activation, x):
     active = code != 0
     torch.testing.assert_close(code[active], pre[active])
     by_hand = torch.einsum("bpi,ihd->bphd", code, one.W_dec_Q) + one.b_dec_Q
-    torch.testing.assert_close(one.queries(x), by_hand)
     torch.testing.assert_close(
         one.decode(one.encode(x.flatten(0, 1), "Q"), "Q").view(3, 7, 4, 6), by_hand
     )
-    keys = one.keys(x)
-    assert keys.shape == (3, 7, 2, 6)
-    torch.testing.assert_close(keys[:, 0], one.start_key.expand(3, -1, -1))
-    assert not torch.allclose(keys[:, 1], keys[:, 0])
+    found = one.run(x)
+    torch.testing.assert_close(found.q[:, 1:], by_hand[:, 1:])
+    assert found.k.shape == (3, 7, 2, 6)
+    torch.testing.assert_close(found.k[:, 0], one.start_key.expand(3, -1, -1))
+    assert not torch.allclose(found.k[:, 1], found.k[:, 0])
+    assert found.key_side.sparse_code.support.rows == 3 * 6
+
+
+def test_the_start_token_is_never_encoded(x):
+    one = random_transcoder(BatchTopK(k=3)).train()
+    other = x.clone()
+    other[:, 0] = 1e4
+    assert torch.equal(one.run(other).q, one.run(x).q)
+    assert torch.equal(one.run(other).k, one.run(x).k)
 
 
 def test_topk_keeps_the_features_that_write_most(x):
@@ -68,7 +77,8 @@ def test_topk_keeps_the_features_that_write_most(x):
 def test_gradients_reach_every_parameter(x):
     for activation in (ReLU(), TopK(k=3)):
         one = random_transcoder(activation)
-        (one.queries(x).square().sum() + one.keys(x).square().sum()).backward()
+        found = one.run(x)
+        (found.q.square().sum() + found.k.square().sum()).backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in one.parameters())
 
 
@@ -79,8 +89,8 @@ def test_saved_and_loaded(activation, x, tmp_path):
     two = QKTranscoder.load(tmp_path)
     assert two.spec == one.spec
     assert two.spec.layer == 1
-    assert torch.equal(two.queries(x), one.queries(x))
-    assert torch.equal(two.keys(x), one.keys(x))
+    for mine, other in zip(one.run(x)[:2], two.run(x)[:2], strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_bad_input_is_refused(x, tmp_path):

@@ -10,7 +10,7 @@ drowns in the softmax.
 
 Position 0 holds the start token, whose key is the same in every row and draws most of the attention
 of many heads: that key is stored (`start_key`) and costs no features. The query there sees itself
-alone, so nothing of it is needed.
+alone, so its pattern is one whatever it is; it is given as the offset. Position 0 is never encoded.
 """
 
 from pathlib import Path
@@ -51,6 +51,19 @@ class SidePass(NamedTuple):
             return self.code
         assert self.latents is not None
         return SparseCode.from_dense(self.latents)
+
+
+class QKPass(NamedTuple):
+    """One differentiable pass over whole rows."""
+
+    q: Float[Tensor, "batch pos heads d_head"]
+    """Queries, before rotary positions."""
+    k: Float[Tensor, "batch pos kv_heads d_head"]
+    """Keys, before rotary positions; the stored one at position 0."""
+    query_side: SidePass
+    """Query features of positions 1 and later."""
+    key_side: SidePass
+    """Key features of the same."""
 
 
 class QKTranscoder(nn.Module):
@@ -117,25 +130,16 @@ class QKTranscoder(nn.Module):
         y = (latents.to(dtype) @ W_dec.flatten(1).to(dtype)).to(read.dtype)
         return SidePass(y.view(-1, *b_dec.shape) + b_dec, None, latents, pre)
 
-    def queries(
-        self, x: Float[Tensor, "batch pos d_in"]
-    ) -> Float[Tensor, "batch pos heads d_head"]:
-        """Queries before rotary positions; differentiable."""
-        return self.run_side(self.read(x.flatten(0, 1)), "Q").y.unflatten(0, x.shape[:2])
-
-    def keys(
-        self, x: Float[Tensor, "batch pos d_in"]
-    ) -> Float[Tensor, "batch pos kv_heads d_head"]:
-        """Keys before rotary positions, the stored one at position 0; differentiable."""
-        y = self.run_side(self.read(x.flatten(0, 1)), "K").y.unflatten(0, x.shape[:2])
-        return self.with_start(y)
-
-    def with_start(
-        self, keys: Float[Tensor, "batch pos kv_heads d_head"]
-    ) -> Float[Tensor, "batch pos kv_heads d_head"]:
-        """The same keys with the stored one at position 0."""
-        first = self.start_key.to(keys.dtype).expand(len(keys), 1, -1, -1)
-        return torch.cat([first, keys[:, 1:]], dim=1)
+    def run(self, x: Float[Tensor, "batch pos d_in"]) -> QKPass:
+        """Queries and keys of whole rows, whose position 0 holds the start token."""
+        read = self.read(x[:, 1:].flatten(0, 1))
+        sides = {which: self.run_side(read, which) for which in ("Q", "K")}
+        first = {"Q": self.b_dec_Q, "K": self.start_key}
+        q, k = (
+            torch.cat([first[w].expand(len(x), 1, -1, -1), side.y.unflatten(0, (len(x), -1))], 1)
+            for w, side in sides.items()
+        )
+        return QKPass(q, k, sides["Q"], sides["K"])
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "rows d_in"], which: Which) -> SparseCode:
