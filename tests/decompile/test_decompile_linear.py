@@ -8,9 +8,9 @@ from tiny_subject import START, tiny_rows
 
 from unweave.activations.window import start_vectors
 from unweave.activations.workers import Workers
-from unweave.decompile.modes import output_site
 from unweave.decompile.network import DecompiledNetwork
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import output_site
 from unweave.pipeline.fitting import part_specs
 from unweave.subject import wrap_module
 from unweave.training.fit import fit_parts

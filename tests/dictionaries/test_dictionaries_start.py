@@ -5,7 +5,7 @@ from tiny_subject import tiny_llama, tiny_rows
 
 from unweave.dictionaries.part import Part
 from unweave.dictionaries.spec import PartSpec
-from unweave.dictionaries.start import start_attention, start_mlp
+from unweave.dictionaries.start import start_linear, start_mlp
 from unweave.subject import MLPWeights
 
 
@@ -155,7 +155,9 @@ def test_attention_starts_better_than_its_mean_and_than_random_directions():
         name="L1.attn", input_site=sites[0], output_site=sites[1], d_in=32, d_out=32,
         n_latents=128, k=16, heads=4,
     )  # fmt: skip
-    part = start_attention(spec, subject.attention_weights(1), z[:half], out[:half], seed=0)
+    part = start_linear(
+        spec, subject.attention_weights(1).W_O.flatten(0, 1), z[:half], out[:half], seed=0
+    )
     started = fvu(part, z[half:], out[half:])
     control = fvu(random_start(spec, part, out[:half]), z[half:], out[half:])
     assert started < 0.6
@@ -170,7 +172,7 @@ def test_an_attention_latent_writes_what_its_head_makes_of_what_it_reads():
         name="L0.attn", input_site="blocks.0.attn.z", output_site="blocks.0.attn.out", d_in=32,
         d_out=32, n_latents=40, k=4, heads=4,
     )  # fmt: skip
-    part = start_attention(spec, w, z, z @ w.W_O.flatten(0, 1), seed=0)
+    part = start_linear(spec, w.W_O.flatten(0, 1), z, z @ w.W_O.flatten(0, 1), seed=0)
     for latent in range(40):
         writes = part.W_enc[latent] @ w.W_O[latent // 10]
         cosine = torch.nn.functional.cosine_similarity(writes, part.W_dec[latent], dim=0)

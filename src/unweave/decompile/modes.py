@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from unweave.dictionaries.part_names import input_site, output_site, place_of
 from unweave.subject import Subject
 
 
@@ -46,11 +47,30 @@ def propagated_logits(
 def clean_logits(
     subject: Subject, placed: Mapping[str, nn.Module], rows: Int[Tensor, "rows pos"]
 ) -> Float[Tensor, "rows pos v"]:
-    """Logits with every block's output replaced by what its stand-in makes of the clean input."""
+    """Logits with every block's output replaced by what its stand-ins make of the clean input.
+
+    Attention is one block however many stand-ins it has: with queries or keys replaced, `attn`
+    reads the z that those make of the clean `attn.in`.
+    """
     inputs = _captured(subject, {name: input_site(name) for name in placed}, rows)
     with torch.inference_mode():
-        fixed = {name: Fixed(placed[name](inputs[name])) for name in placed}
-    return propagated_logits(subject, fixed, rows)
+        patterns = {n: Fixed(placed[n](inputs[n])) for n in placed if place_of(n).kind in "qk"}
+        inputs |= _moved(subject, patterns, [n for n in placed if place_of(n).kind == "attn"], rows)
+        rest = {n: Fixed(placed[n](inputs[n])) for n in placed if n not in patterns}
+    return propagated_logits(subject, {**patterns, **rest}, rows)
+
+
+def _moved(
+    subject: Subject, patterns: Mapping[str, Fixed], attentions: list[str], rows: Tensor
+) -> dict[str, Tensor]:
+    """What each attention part reads when these queries and keys attend in the clean stream."""
+    if not patterns or not attentions:
+        return {}
+    whole = [f"L{layer}.attn" for layer in {place_of(name).layer for name in patterns}]
+    outputs = _captured(subject, {name: output_site(name) for name in whole}, rows)
+    held = {name: Fixed(output) for name, output in outputs.items()}
+    with subject.swapped({**patterns, **held}):
+        return _captured(subject, {name: input_site(name) for name in attentions}, rows)
 
 
 def single_logits(
@@ -61,31 +81,16 @@ def single_logits(
     Blocks before it are held at their recorded outputs: what they compute cannot change, so it is
     not computed again.
     """
-    names = sorted(placed, key=_order)
+    names = sorted(placed, key=lambda name: place_of(name).order)
     outputs = _captured(subject, {name: output_site(name) for name in names}, rows)
     for index, name in enumerate(names):
         before = {earlier: Fixed(outputs[earlier]) for earlier in names[:index]}
         yield name, propagated_logits(subject, {**before, name: placed[name]}, rows)
 
 
-def input_site(part: str) -> str:
-    """The site that a part of this name reads."""
-    layer, kind = part[1:].split(".")
-    return f"blocks.{layer}.mlp.in" if kind == "mlp" else f"blocks.{layer}.attn.z"
-
-
-def output_site(part: str) -> str:
-    """The site that a part of this name writes."""
-    layer, kind = part[1:].split(".")
-    return f"blocks.{layer}.{kind}.out"
-
-
-def _order(part: str) -> tuple[int, str]:
-    layer, kind = part[1:].split(".")
-    return int(layer), kind
-
-
 def _captured(subject: Subject, sites: dict[str, str], rows: Tensor) -> dict[str, Tensor]:
     with torch.inference_mode():
         run = subject.run(rows, capture=list(sites.values()), logits=False)
-    return {name: run.sites[site].clone() for name, site in sites.items()}
+    flat = {name: run.sites[site] for name, site in sites.items()}
+    # Heads side by side, as stand-ins write them.
+    return {n: (t.flatten(-2) if t.ndim == 4 else t).clone() for n, t in flat.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 from unweave.activations.scale import unit_scale
 from unweave.dictionaries.part import Part
 from unweave.dictionaries.spec import PartSpec
-from unweave.subject import AttentionWeights, MLPWeights
+from unweave.subject import MLPWeights
 
 _RIDGE = 1e-2
 _FIT_ROWS = 2048
@@ -52,36 +52,35 @@ def start_mlp(
     return part
 
 
-def start_attention(
+def start_linear(
     spec: PartSpec,
-    weights: AttentionWeights,
-    z: Float[Tensor, "vectors d_in"],
-    out: Float[Tensor, "vectors d_out"],
+    W: Float[Tensor, "d_in d_out"],
+    x: Float[Tensor, "vectors d_in"],
+    y: Float[Tensor, "vectors d_out"],
     *,
     seed: int,
 ) -> Part:
-    """A part whose latents each read one head's value-weighted sum and write along that head's OV.
+    """A part that stands in for `y = x @ W`, whose latents each read one head's slice or all of x.
 
-    Encoders are differences of the head's z from its mean on random tokens; the decoder of such a
-    latent is what `W_O` makes of that same direction, so every latent starts as a rank-one piece
-    of the block it replaces.
+    Encoders are differences from the mean on random tokens; the decoder of such a latent is what
+    `W` makes of that same direction, so every latent starts as a rank-one piece of the map it
+    replaces. Attention outputs are such a map of z, queries and keys of the stream.
     """
-    part, rows, target = _scaled_part(spec, z, out, seed=seed)
+    part, rows, target = _scaled_part(spec, x, y, seed=seed)
     _fit_offset(part, rows, target)
     residual = target - _offset(part, rows)
     generator = torch.Generator().manual_seed(seed)
     per_head = spec.n_latents // spec.heads
-    per_slice = weights.W_O.shape[0] // spec.heads
     for head in range(spec.heads):
         mine = slice(head * per_head, (head + 1) * per_head)
-        read = rows[:, head * spec.d_read : (head + 1) * spec.d_read]
+        slot = slice(head * spec.d_read, (head + 1) * spec.d_read)
+        read = rows[:, slot]
         mean = read.mean(0)
         drawn = torch.randint(len(rows), (per_head,), generator=generator).to(rows.device)
         direction = _unit(read[drawn] - mean)
-        W_O = weights.W_O[head * per_slice : (head + 1) * per_slice].flatten(0, 1).float()
         part.W_enc.data[mine] = direction
         part.b_enc.data[mine] = -(direction @ mean)
-        written = direction @ W_O
+        written = direction @ W[slot]
         part.W_dec.data[mine] = _unit(written)
         part.W_enc.data[mine] *= written.norm(dim=1, keepdim=True)
         part.b_enc.data[mine] *= written.norm(dim=1)

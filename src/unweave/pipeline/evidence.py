@@ -10,11 +10,11 @@ from unweave.artifact.feature_id import short_hash
 from unweave.artifact.firings import Firings, write_firings
 from unweave.artifact.tensors import load_tensors, save_tensors
 from unweave.decompile.firings import Encoder, PartFirings, collect_firings
-from unweave.decompile.modes import input_site
 from unweave.describe.evidence import PartEvidence
 from unweave.describe.subject_tokens import token_texts
 from unweave.describe.vocabulary import Vocabulary
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import input_site
 from unweave.pipeline.job import Job
 from unweave.pipeline.results import FiringsResult
 from unweave.pipeline.rivals import Rivals

@@ -5,8 +5,8 @@ import shutil
 
 from unweave.artifact.atomic import new_folder, write_json
 from unweave.artifact.tensors import load_tensors, save_tensors
-from unweave.decompile.modes import input_site, output_site
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import input_site, output_site
 from unweave.dictionaries.spec import PartSpec
 from unweave.errors import UserError
 from unweave.pipeline.job import Job
@@ -19,41 +19,40 @@ from unweave.training.joint import tune_jointly
 
 
 def part_specs(
-    subject: Subject, *, latents: int, k_mlp: int, k_attention: int, skip: bool
+    subject: Subject,
+    *,
+    latents: int,
+    k_mlp: int,
+    k_attention: int,
+    skip: bool,
+    k_query: int = 0,
+    k_key: int = 0,
 ) -> list[PartSpec]:
-    """One attention and one MLP part per block; `latents` is a multiple of d_model.
+    """The parts of every block, in the order of computation; `latents` is a multiple of d_model.
 
-    An attention latent reads one head, so their number is rounded up to fill the heads evenly.
+    Queries and keys have a part where theirs may have active latents. An attention latent reads
+    one head, so their number is rounded up to fill the heads evenly.
     """
-    wanted, heads = latents * subject.d_model, subject.n_heads
-    specs = []
-    for layer in range(subject.n_layers):
-        attention, mlp = f"L{layer}.attn", f"L{layer}.mlp"
-        specs.append(
-            PartSpec(
-                name=attention,
-                input_site=input_site(attention),
-                output_site=output_site(attention),
-                d_in=heads * subject.d_head,
-                d_out=subject.d_model,
-                n_latents=-(-wanted // heads) * heads,
-                k=min(k_attention, wanted),
-                heads=heads,
-            )
+    wanted, heads, d_model = latents * subject.d_model, subject.n_heads, subject.d_model
+    z, kv = heads * subject.d_head, subject.n_kv_heads * subject.d_head
+    even = -(-wanted // heads) * heads
+    kinds = {
+        "q": {"d_in": d_model, "d_out": z, "n_latents": wanted, "k": k_query},
+        "k": {"d_in": d_model, "d_out": kv, "n_latents": wanted, "k": k_key},
+        "attn": {"d_in": z, "d_out": d_model, "n_latents": even, "k": k_attention, "heads": heads},
+        "mlp": {"d_in": d_model, "d_out": d_model, "n_latents": wanted, "k": k_mlp, "skip": skip},
+    }
+    return [
+        PartSpec.model_validate(
+            {"name": name, "input_site": input_site(name), "output_site": output_site(name)}
+            | sizes
+            | {"k": min(sizes["k"], wanted)}
         )
-        specs.append(
-            PartSpec(
-                name=mlp,
-                input_site=input_site(mlp),
-                output_site=output_site(mlp),
-                d_in=subject.d_model,
-                d_out=subject.d_model,
-                n_latents=wanted,
-                k=min(k_mlp, wanted),
-                skip=skip,
-            )
-        )
-    return specs
+        for layer in range(subject.n_layers)
+        for kind, sizes in kinds.items()
+        for name in [f"L{layer}.{kind}"]
+        if sizes["k"]
+    ]
 
 
 def read_text(job: Job) -> TokenRows:

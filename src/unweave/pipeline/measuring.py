@@ -8,9 +8,9 @@ from unweave.activations.window import Harvester
 from unweave.artifact import layout
 from unweave.artifact.atomic import write_json
 from unweave.artifact.scores import Splice
-from unweave.decompile.modes import input_site, output_site
 from unweave.decompile.network import DecompiledNetwork
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import input_site, output_site
 from unweave.pipeline.job import Job
 from unweave.pipeline.results import Done, PartFidelity, SpliceResult, fidelity_of, interval
 from unweave.pipeline.rivals import Rivals

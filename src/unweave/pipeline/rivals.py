@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from unweave.activations.window import Harvester, start_vectors
-from unweave.decompile.modes import output_site
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import output_site
 from unweave.pipeline.job import Job
 from unweave.subject.rows import TokenRows
 from unweave.training.stand_in import AtStart, stand_ins

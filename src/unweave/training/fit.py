@@ -10,10 +10,11 @@ from torch import Tensor
 from unweave.activations.window import Harvester, HarvestSettings, Window, start_vectors
 from unweave.activations.workers import Workers
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import place_of
 from unweave.dictionaries.spec import PartSpec
-from unweave.dictionaries.start import start_attention, start_mlp
+from unweave.dictionaries.start import start_linear, start_mlp
 from unweave.progress import QUIET, Progress
-from unweave.subject import Subject
+from unweave.subject import AttentionWeights, Subject
 from unweave.training.checkpoint import Checkpoints, Metrics
 from unweave.training.local import LocalSettings, LocalTrainer
 
@@ -93,14 +94,23 @@ def _trainer(
     seed: int,
     settings: LocalSettings,
 ) -> LocalTrainer:
-    layer, kind = spec.name[1:].split(".")
+    layer, kind = place_of(spec.name)
     x, y = first.vectors[spec.input_site], first.vectors[spec.output_site]
     if kind == "mlp":
-        part = start_mlp(spec, subject.mlp_weights(int(layer)), x, y, seed=seed)
+        part = start_mlp(spec, subject.mlp_weights(layer), x, y, seed=seed)
     else:
-        part = start_attention(spec, subject.attention_weights(int(layer)), x, y, seed=seed)
+        W = _map_of(subject.attention_weights(layer), kind, subject.n_heads // subject.n_kv_heads)
+        part = start_linear(spec, W.float(), x, y, seed=seed)
     part.start_output.copy_(starts[spec.output_site])
     return LocalTrainer(part, steps, seed=seed, settings=settings)
+
+
+def _map_of(weights: AttentionWeights, kind: str, groups: int) -> Tensor:
+    """The linear map that a part of attention stands in for, [d_in, d_out], heads side by side."""
+    if kind == "attn":
+        return weights.W_O.flatten(0, 1)
+    W = weights.W_Q if kind == "q" else weights.W_K[::groups]
+    return W.movedim(0, 1).flatten(1)
 
 
 def _visit(trainer: LocalTrainer, window: Window, batch: int) -> dict[str, float | int | str]:
@@ -124,6 +134,9 @@ def save_parts(parts: dict[str, Part], folder: Path) -> None:
 
 
 def load_parts(folder: Path, device: torch.device | None = None) -> dict[str, Part]:
-    """Read every part in the folder onto a device, by layer, attention before MLP."""
-    found = sorted(folder.iterdir(), key=lambda path: (int(path.name[1:].split(".")[0]), path.name))
-    return {path.name: Part.load(path).to(device) for path in found if path.is_dir()}
+    """Read every part in the folder onto a device, in the order in which blocks compute them."""
+    found = sorted(
+        (path for path in folder.iterdir() if path.is_dir()),
+        key=lambda path: place_of(path.name).order,
+    )
+    return {path.name: Part.load(path).to(device) for path in found}
