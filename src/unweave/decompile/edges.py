@@ -3,7 +3,8 @@
 A block reads a weighted sum of everything written upstream, so what feature s adds to the
 pre-activation of feature t is its activation times one number, the virtual weight
 
-    V_ts = enc_t . G dec_s                 t in an MLP part,  G = diag(gain of the norm before it)
+    V_ts = enc_t . G dec_s                 t of an MLP, of queries or of keys; G = diag(gain of the
+                                           norm before it)
     V_ts = enc_t . W_V^h G dec_s           t reads head h, along whatever pattern the head has
 
 up to the norm's common factor 1/s(x); a LayerNorm takes the mean out of dec_s first, and what
@@ -63,7 +64,7 @@ def virtual_weights(subject: Subject, target: Part, written: Tensor, latents: Te
     gain = subject.norm_gain(int(layer), "mlp" if kind == "mlp" else "attn").float()
     through = _centred(subject, written) * gain
     encoder = target.W_enc.detach()[latents] * spec.input_scale
-    if kind == "mlp":
+    if kind != "attn":
         return encoder @ through.T
     W_V = subject.attention_weights(int(layer)).W_V.float()  # [heads, d_model, d_head]
     head = latents // (spec.n_latents // spec.heads)

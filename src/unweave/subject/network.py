@@ -293,6 +293,11 @@ class Subject:
         """Whether the norms take out the mean of what they read."""
         return self._table.centred()
 
+    @property
+    def norm_eps(self) -> float:
+        """What the norms add to the mean square under the root, so that nothing divides by 0."""
+        return self._table.norm_eps()
+
     def unembed(self) -> Float[Tensor, "vocab d_model"]:
         """Row t raises logit t; the gain of the final norm is folded in."""
         return self._table.unembed()

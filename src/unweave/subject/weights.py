@@ -145,6 +145,12 @@ class Table:
         norm = self.model.get_submodule(f"{self.family.blocks}.0.{self.family.mlp_norm}")
         return isinstance(norm, nn.LayerNorm)
 
+    def norm_eps(self) -> float:
+        """What norms add to the mean square they divide by the root of."""
+        norm = self.model.get_submodule(f"{self.family.blocks}.0.{self.family.mlp_norm}")
+        found = getattr(norm, "variance_epsilon", None)
+        return float(getattr(norm, "eps", 0.0) if found is None else found)
+
     def unembed(self) -> Float[Tensor, "vocab d_model"]:
         """Row t: the direction at `final`'s norm input, up to its scale, that raises logit t."""
         gain = self._weight(self.family.final_norm) + self.family.gain_offset
