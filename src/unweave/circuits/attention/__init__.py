@@ -1,0 +1,1 @@
+"""Attention explained: what latents and heads read, by head, by source and by query and key."""
