@@ -11,6 +11,7 @@ from unweave.cli.bench_suite import bench_suite
 from unweave.cli.check import check
 from unweave.cli.convert import convert
 from unweave.cli.decompile import decompile
+from unweave.cli.diff import diff
 from unweave.cli.fit_check import fit_check
 from unweave.cli.pareto import pareto
 from unweave.cli.printable import printable
@@ -40,8 +41,8 @@ app = App(
     result_action="return_value",
 )
 COMMANDS = (
-    subjects, texts, decompile, report, check, convert, fit_check, train, recipes, suggest, sweep,
-    validate, pareto, bench_suite,
+    subjects, texts, decompile, report, check, diff, convert, fit_check, train, recipes, suggest,
+    sweep, validate, pareto, bench_suite,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command)

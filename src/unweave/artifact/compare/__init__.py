@@ -1,0 +1,1 @@
+"""What two artifacts have in common and where they differ."""
