@@ -6,7 +6,7 @@ a copy of the token before.
 - 0.0 attends to the previous position and copies the token there into the last 24 dimensions;
 - 0.1 attends to everything that is the same token, and moves nothing on;
 - 1.0 attends to what follows an earlier copy of the current token (induction), moves that token;
-- 1.1 attends to everything alike, and moves tokens as well.
+- 1.1 attends to everything alike, and moves what 0.0 wrote there.
 """
 
 import torch
@@ -45,6 +45,7 @@ def hand_subject() -> Subject:
         q[1, 0] = token.T @ slot[:TOKENS]
         k[1, 0] = before.T @ slot[:TOKENS]
         v[:] = token.T @ slot[:TOKENS]
+        v[1, 1] = before.T @ slot[:TOKENS]
         out[0, 0] = before.T @ slot[:TOKENS]
         out[1] = token.T @ slot[:TOKENS]
         q[1, 1] = 0
