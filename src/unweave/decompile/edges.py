@@ -5,11 +5,13 @@ pre-activation of feature t is its activation times one number, the virtual weig
 
     V_ts = enc_t . G dec_s                 t of an MLP, of queries or of keys; G = diag(gain of the
                                            norm before it)
+    V_ts = enc_t . G dec_s                 t in a part of queries or keys, G of attention's norm
     V_ts = enc_t . W_V^h G dec_s           t reads head h, along whatever pattern the head has
 
 up to the norm's common factor 1/s(x); a LayerNorm takes the mean out of dec_s first, and what
 Gemma's blocks write passes one more norm. Virtual weights between features that never meet are
 interference; an edge is therefore ranked by what it delivers, `used` = V * E[a_s | t active].
+Features of queries and keys write no stream: they meet in scores, which are products and no edges.
 """
 
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from torch import Tensor
 from unweave.activations.workers import Workers
 from unweave.decompile.firings import PartFirings
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import place_of
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
 
@@ -60,13 +63,13 @@ LOGITS = "logit"
 def virtual_weights(subject: Subject, target: Part, written: Tensor, latents: Tensor) -> Tensor:
     """V[target latent, source] for source vectors `written` [sources, d_model] in stream units."""
     spec = target.spec
-    layer, kind = spec.name[1:].split(".")
-    gain = subject.norm_gain(int(layer), "mlp" if kind == "mlp" else "attn").float()
+    place = place_of(spec.name)
+    gain = subject.norm_gain(place.layer, place.norm).float()
     through = _centred(subject, written) * gain
     encoder = target.W_enc.detach()[latents] * spec.input_scale
-    if kind != "attn":
+    if place.kind != "attn":
         return encoder @ through.T
-    W_V = subject.attention_weights(int(layer)).W_V.float()  # [heads, d_model, d_head]
+    W_V = subject.attention_weights(place.layer).W_V.float()  # [heads, d_model, d_head]
     head = latents // (spec.n_latents // spec.heads)
     out = encoder.new_empty(len(latents), len(written))
     for index in range(spec.heads):
@@ -76,9 +79,12 @@ def virtual_weights(subject: Subject, target: Part, written: Tensor, latents: Te
 
 
 def written_by(subject: Subject, part: Part, latents: Tensor) -> Tensor:
-    """What latents add to the stream per unit of activation, [latents, d_model]."""
-    layer, kind = part.spec.name[1:].split(".")
-    gain = subject.write_gain(int(layer), "mlp" if kind == "mlp" else "attn").float()
+    """What latents add to the stream per unit of activation, [latents, d_model].
+
+    Of parts that write one: attention's and MLPs'.
+    """
+    place = place_of(part.spec.name)
+    gain = subject.write_gain(place.layer, place.norm).float()
     W_dec = part.W_dec.detach()
     return W_dec[latents.to(W_dec.device)] * gain / part.spec.output_scale
 
@@ -130,10 +136,14 @@ def interaction_edges(
 
 
 def _before(subject: Subject, names: list[str], index: int) -> list[str]:
-    """The parts that a part can read."""
-    layer = names[index].split(".")[0]
-    parallel = subject.geometry.parallel
-    return [name for name in names[:index] if not (parallel and name.split(".")[0] == layer)]
+    """The parts that a part can read: those that write the stream before it does."""
+    places = [place_of(name) for name in names[: index + 1]]
+    beside = places[index].layer if subject.geometry.parallel else None
+    return [
+        name
+        for name, place in zip(names[:index], places, strict=False)
+        if place.writes_stream and place.layer != beside
+    ]
 
 
 def _considered(part: Part, firings: PartFirings, settings: EdgeSettings) -> Tensor:
@@ -182,10 +192,10 @@ def _into(
             continue
         written = written_by(subject, parts[source], considered[source])
         weight = virtual_weights(subject, parts[name], written, latents)
-        if name.endswith("mlp"):
-            delivered = share.T @ active[source]
-        else:  # an attention feature reads other positions
+        if place_of(name).kind == "attn":  # reads other positions
             delivered = active[source].mean(0).expand(len(latents), -1)
+        else:
+            delivered = share.T @ active[source]
         best.append(_strongest(weight, weight * delivered, considered[source], source, settings))
     embed = subject.embed().float()
     weight = virtual_weights(subject, parts[name], embed, latents)
@@ -235,8 +245,9 @@ def _to_logits(
 ) -> Edges:
     edges = Edges([], [], [], [], [], [])
     unembed = logit_directions(subject)
-    last = f"L{subject.n_layers - 1}."
-    for name in (n for n in parts if n.startswith(last) and len(considered[n])):
+    for name, place in ((name, place_of(name)) for name in parts if len(considered[name])):
+        if place.layer != subject.n_layers - 1 or not place.writes_stream:
+            continue
         latents = considered[name]
         weight = (written_by(subject, parts[name], latents) @ unembed.T).cpu()
         top = weight.abs().topk(min(settings.per_logit_source, weight.shape[1]), dim=1).indices

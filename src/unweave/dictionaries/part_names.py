@@ -5,7 +5,7 @@ which the block makes that pattern (rotary embedding, norms of heads, groups, ma
 the subject's own).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 KINDS = ("q", "k", "attn", "mlp")
 """Kinds of parts, in the order in which a block computes them."""
@@ -32,9 +32,14 @@ class PartPlace(NamedTuple):
         return self.layer, KINDS.index(self.kind)
 
     @property
-    def norm(self) -> str:
-        """Which of the block's two norms it reads through and writes through: attn or mlp."""
+    def norm(self) -> Literal["attn", "mlp"]:
+        """Which of the block's two norms it reads through and writes through."""
         return "mlp" if self.kind == "mlp" else "attn"
+
+    @property
+    def writes_stream(self) -> bool:
+        """Whether what it writes is added to the residual stream; queries and keys are not."""
+        return self.kind in ("attn", "mlp")
 
 
 def place_of(part: str) -> PartPlace:

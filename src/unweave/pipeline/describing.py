@@ -16,6 +16,7 @@ from unweave.describe.features import feature_table
 from unweave.describe.subject_tokens import vocabulary_of
 from unweave.describe.vocabulary import Vocabulary
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import place_of
 from unweave.pipeline.evidence import part_evidence
 from unweave.pipeline.job import Job
 from unweave.pipeline.results import SemanticResult
@@ -101,10 +102,12 @@ def logit_effects(
 ) -> dict[str, torch.Tensor]:
     """Tokens that each of the strongest latents promotes and suppresses when it writes one unit.
 
-    The direct path: decoder row through the final norm's gain and the centred unembedding.
+    The direct path: decoder row through the final norm's gain and the centred unembedding. What
+    writes no stream (queries, keys) has none: tokens are -1.
     """
     n = part.spec.n_latents
     mass = table["count"] * table["mean_active"]
+    limit = limit if place_of(part.spec.name).writes_stream else 0
     chosen = torch.from_numpy(np.sort(np.argsort(-mass, kind="stable")[:limit]).copy())
     out = {}
     for name in ("promoted", "suppressed"):

@@ -6,13 +6,15 @@ from torch import nn
 
 from unweave.activations.window import Harvester, start_vectors
 from unweave.dictionaries.part import Part
-from unweave.dictionaries.part_names import output_site
+from unweave.dictionaries.part_names import output_site, place_of
 from unweave.pipeline.job import Job
 from unweave.subject.rows import TokenRows
 from unweave.training.stand_in import AtStart, stand_ins
 from unweave.validate.baselines import (
+    Block,
     ExactAttentionOutput,
     ExactMLP,
+    ExactProjection,
     FewCoefficients,
     MeanOutput,
     random_part,
@@ -22,8 +24,8 @@ from unweave.validate.baselines import (
 
 BASELINES = {
     "neurons": (
-        "the blocks' own neurons (entries of z for attention): as many per token, those that "
-        "write most, computed by the original network"
+        "the blocks' own neurons (entries of z, of queries and of keys for attention): as many per "
+        "token, those that write most, computed by the original network"
     ),
     "pca": (
         "the largest coordinates of the blocks' true outputs in their principal directions, as "
@@ -80,8 +82,15 @@ def rivals(job: Job, parts: dict[str, Part], text: TokenRows) -> Rivals:
     )
 
 
-def _exact(job: Job, name: str) -> ExactMLP | ExactAttentionOutput:
-    layer, kind = name[1:].split(".")
+def _exact(job: Job, name: str) -> Block:
+    layer, kind = place_of(name)
     if kind == "mlp":
-        return ExactMLP(job.subject.mlp_weights(int(layer)))
-    return ExactAttentionOutput(job.subject.attention_weights(int(layer)))
+        return ExactMLP(job.subject.mlp_weights(layer))
+    weights = job.subject.attention_weights(layer)
+    if kind == "attn":
+        return ExactAttentionOutput(weights)
+    if kind == "q":
+        return ExactProjection(weights.W_Q, weights.b_Q)
+    groups = job.subject.n_heads // job.subject.n_kv_heads
+    bias = None if weights.b_K is None else weights.b_K[::groups]
+    return ExactProjection(weights.W_K[::groups], bias)

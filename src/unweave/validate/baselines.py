@@ -12,14 +12,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unweave.dictionaries.baselines.linear import strongest
-from unweave.dictionaries.baselines.neurons import ExactAttentionOutput, ExactMLP
+from unweave.dictionaries.baselines.neurons import (
+    Block,
+    ExactAttentionOutput,
+    ExactMLP,
+    ExactProjection,
+)
 from unweave.dictionaries.baselines.pca import principal_directions
 from unweave.dictionaries.kernels.sparse import Code, decode
 from unweave.dictionaries.part import Part
 
 __all__ = [
+    "Block",
     "ExactAttentionOutput",
     "ExactMLP",
+    "ExactProjection",
     "FewCoefficients",
     "MeanOutput",
     "SignedLatents",
@@ -71,9 +78,7 @@ class SignedLatents:
         return Code(code.latent + self._n * (code.value < 0), code.value.abs())
 
 
-def top_neurons(
-    block: ExactMLP | ExactAttentionOutput, start_output: Float[Tensor, " d_out"], k: int
-) -> FewCoefficients:
+def top_neurons(block: Block, start_output: Float[Tensor, " d_out"], k: int) -> FewCoefficients:
     """The block's own k neurons that write most on a token; the others write nothing."""
     return FewCoefficients(block.neurons, block.W_out, block.b_out, start_output, k)
 

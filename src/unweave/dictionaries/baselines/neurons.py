@@ -74,6 +74,31 @@ class ExactAttentionOutput(nn.Module):
         return (z.float() @ self.W_out + self.b_out).to(z.dtype)
 
 
+class ExactProjection(nn.Module):
+    """The subject's own queries or keys, in float32; their entries are its neurons."""
+
+    def __init__(
+        self, W: Float[Tensor, "heads d_in d_head"], bias: Float[Tensor, "heads d_head"] | None
+    ) -> None:
+        super().__init__()
+        self._read = W.transpose(1, 2).flatten(0, 1).float()
+        self.d_in = W.shape[1]
+        self.W_out = torch.eye(len(self._read), device=W.device)
+        self.b_out = _offset(None if bias is None else bias.flatten(), self.W_out)
+
+    def neurons(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """The entries of all heads' queries or keys, without their bias."""
+        return F.linear(x, self._read)
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """`attn.in` to `attn.q` or `attn.k`, heads side by side."""
+        return (self.neurons(x.float()) + self.b_out).to(x.dtype)
+
+
+Block = ExactMLP | ExactAttentionOutput | ExactProjection
+"""What a part stands in for, exactly."""
+
+
 def _in_float32(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return weight.float(), None if bias is None else bias.float()
 
@@ -91,7 +116,7 @@ def coordinates(
     return Coefficients(read_by(rows, offset), rows, b_dec=offset, k=k)
 
 
-def neurons(block: ExactMLP | ExactAttentionOutput, *, k: int | None = None) -> Coefficients:
+def neurons(block: Block, *, k: int | None = None) -> Coefficients:
     """A block's own neurons, from its input to its output; of them the k that write most."""
 
     def read(x: Tensor) -> Tensor:
