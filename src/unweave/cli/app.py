@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 from unweave._version import __version__
 from unweave.cli.bench_suite import bench_suite
 from unweave.cli.check import check
+from unweave.cli.compliance import compliance
 from unweave.cli.convert import convert
 from unweave.cli.decompile import decompile
 from unweave.cli.diff import diff
@@ -41,8 +42,8 @@ app = App(
     result_action="return_value",
 )
 COMMANDS = (
-    subjects, texts, decompile, report, check, diff, convert, fit_check, train, recipes, suggest,
-    sweep, validate, pareto, bench_suite,
+    subjects, texts, decompile, report, check, diff, compliance, convert, fit_check, train, recipes,
+    suggest, sweep, validate, pareto, bench_suite,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command)

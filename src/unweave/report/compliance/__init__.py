@@ -1,0 +1,1 @@
+"""Whether an artifact does what somebody requires of it, requirement by requirement."""
