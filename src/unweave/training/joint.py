@@ -1,13 +1,16 @@
 """The joint stage: parts tuned together so that the whole network keeps its predictions.
 
     loss = KL(original || spliced) + weight * mean over layers and tokens of |h' - h|^2 / |h|^2
+         + weight * mean over layers, heads and queries of KL(pattern || pattern')
 
-where h is the residual stream after each block (Braun et al. 2024, end-to-end + downstream). Parts
-trained in one splice mode fail in the others, so each micro-batch draws its own: all parts in
-place, or a random half of them with the rest of the network original.
+where h is the residual stream after each block (Braun et al. 2024, end-to-end + downstream). The
+patterns count in blocks that have a part for queries or keys: a pattern may be wrong where little
+moves along it, so that predictions hardly tell. Parts trained in one splice mode fail in the
+others, so each micro-batch draws its own: all parts in place, or a random half of them with the
+rest of the network original.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from unweave.activations.workers import Workers
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import place_of
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
 from unweave.training.adam_state import part_state, restore_part
@@ -40,6 +44,8 @@ class JointSettings(BaseModel):
     """Peak learning rate of Adam."""
     stream_weight: NonNegativeFloat = 0.3
     """Weight of the residual stream's relative error beside the KL."""
+    pattern_weight: NonNegativeFloat = 0.1
+    """Weight of the attention patterns' KL, where queries or keys have parts."""
     everything_share: float = Field(default=0.6, ge=0, le=1)
     """Share of micro-batches with all parts in place; the others take a random half of them."""
     clip: PositiveFloat = 1.0
@@ -49,6 +55,7 @@ class JointSettings(BaseModel):
 class _Losses(NamedTuple):
     kl: float
     stream: float
+    pattern: float | None
     gradients: tuple[Tensor, ...]
 
 
@@ -94,9 +101,7 @@ def tune_jointly(
                 )
             )
             _update(parts, parameters, optimizer, losses, step, steps, settings)
-            kl = sum(loss.kl for loss in losses) / len(losses)
-            stream = sum(loss.stream for loss in losses) / len(losses)
-            metrics.append({"stage": "joint", "step": step, "kl": kl, "stream": stream})
+            metrics.append({"stage": "joint", "step": step, **_means(losses)})
             advance(per_step)
             checkpoints.offer(
                 step + 1, metrics, lambda: {n: part_state(p, optimizer) for n, p in parts.items()}
@@ -119,28 +124,54 @@ def _micro_batch(
     generator = torch.Generator().manual_seed((seed << 24) + step * settings.micro_batches + micro)
     drawn = torch.randint(tokens.shape[0], (settings.micro_rows,), generator=generator)
     streams = [f"blocks.{layer}.resid_post" for layer in range(subject.n_layers)]
+    patterns = _patterns_of(parts) if settings.pattern_weight else []
     rows = tokens[drawn]
     with torch.no_grad():
-        original = subject.run(rows, capture=streams)
+        original = subject.run(rows, capture=[*streams, *patterns])
     placed = stand_ins(parts.values(), AtStart())
     if torch.rand((), generator=generator) >= settings.everything_share:
         keep = torch.rand(len(placed), generator=generator) < 0.5
         placed = {name: s for (name, s), kept in zip(placed.items(), keep, strict=True) if kept}
     with subject.swapped(placed), torch.enable_grad():
-        spliced = subject.run(rows, capture=streams)
+        spliced = subject.run(rows, capture=[*streams, *patterns])
     assert original.logits is not None
     assert spliced.logits is not None
     kl = kl_per_token(original.logits[:, 1:], spliced.logits[:, 1:]).mean()
     gaps = [_relative_gap(original.sites[site], spliced.sites[site]) for site in streams]
     stream = torch.stack(gaps).mean()
-    loss = kl + settings.stream_weight * stream
+    loss, pattern = kl + settings.stream_weight * stream, None
+    if patterns:
+        gap = torch.stack([_pattern_gap(original.sites[s], spliced.sites[s]) for s in patterns])
+        loss, pattern = loss + settings.pattern_weight * gap.mean(), gap.mean().item()
     if not loss.requires_grad:  # no part was drawn
-        return _Losses(kl.item(), stream.item(), tuple(torch.zeros_like(p) for p in parameters))
+        still = tuple(torch.zeros_like(p) for p in parameters)
+        return _Losses(kl.item(), stream.item(), pattern, still)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     filled = tuple(
         torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)
     )
-    return _Losses(kl.item(), stream.item(), filled)
+    return _Losses(kl.item(), stream.item(), pattern, filled)
+
+
+def _means(losses: Sequence[_Losses]) -> dict[str, float]:
+    """What the log says of a step."""
+    patterns = [loss.pattern for loss in losses if loss.pattern is not None]
+    return {
+        "kl": sum(loss.kl for loss in losses) / len(losses),
+        "stream": sum(loss.stream for loss in losses) / len(losses),
+    } | ({"pattern": sum(patterns) / len(patterns)} if patterns else {})
+
+
+def _patterns_of(parts: Iterable[str]) -> list[str]:
+    """Patterns that parts have a say in."""
+    layers = {place.layer for place in map(place_of, parts) if place.kind in ("q", "k")}
+    return [f"blocks.{layer}.attn.pattern" for layer in sorted(layers)]
+
+
+def _pattern_gap(original: Tensor, spliced: Tensor) -> Tensor:
+    """KL of patterns [rows, heads, query, key]; the first query has but one key to look at."""
+    p, q = (pattern[:, :, 1:].float().clamp_min(1e-12) for pattern in (original, spliced))
+    return (p * (p.log() - q.log())).sum(-1).mean()
 
 
 def kl_per_token(
