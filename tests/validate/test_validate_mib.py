@@ -103,12 +103,12 @@ def test_a_track_has_its_control_and_is_done_once(
     subject = tiny_llama()
     tasks = [CircuitTask("made", tuple(done_by(subject, 20)), 0)]
     settings = MibSettings(
-        attribution=8, evaluation=12, methods=("eap", "weights"), sizes=(0.1, 0.5, 1.0)
+        attribution=12, evaluation=8, methods=("eap", "weights"), sizes=(0.1, 0.5, 1.0)
     )
     first = mib_on(bench(subject, tmp_path), tasks, settings)
     assert list(first.numbers) == ["cmd_eap", "cpr_eap", "cmd_weights", "cpr_weights"]
     assert set(first.controls) == {"cmd_random", "cpr_random"}
-    assert first.details["by_task"]["made"]["pairs"] == [8, 12]
+    assert first.details["by_task"]["made"]["pairs"] == [12, 8]
 
     def broken(*_: object) -> Tensor:
         raise AssertionError("it was there already")

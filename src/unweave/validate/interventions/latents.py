@@ -42,8 +42,8 @@ class Latents(NamedTuple):
 
     @property
     def mass(self) -> Float[Tensor, " latents"]:
-        """Sum of sizes of activations."""
-        return self.values.abs().sum((0, 1))
+        """Sum of the norms of what each writes, whatever units its activations are in."""
+        return self.values.abs().sum((0, 1)) * self.directions.norm(dim=1)
 
     @property
     def frequency(self) -> Float[Tensor, " latents"]:
@@ -54,7 +54,7 @@ class Latents(NamedTuple):
     def strength(self) -> Float[Tensor, " latents"]:
         """Mean norm of what each writes where it is active."""
         places = (self.values != 0).sum((0, 1)).clamp_min(1)
-        return self.mass / places * self.directions.norm(dim=1)
+        return self.mass / places
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ def latents_on(
 
 
 def sample_by_mass(latents: Latents, count: int, *, seed: int) -> Int[Tensor, " some"]:
-    """Latents drawn without replacement with a chance in proportion to their firing mass.
+    """Latents drawn without replacement with a chance in proportion to their mass.
 
     Raises:
         UserError: no latent is ever active.

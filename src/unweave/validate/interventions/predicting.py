@@ -6,7 +6,7 @@ how much the sum over a row of log p(next token) changes:
     direct     log-probabilities after c_t d is added to the last residual stream, the final norm
                computed anew: exact where the layers in between take no notice
     gradient   sum_t c_t d . g_t with g the gradient of the row's sum at the site: first order
-    promoted   the m tokens that d promotes most are said to gain c_t each, all others nothing
+    promoted   the m tokens that d promotes most are said to gain c_t |d| each, all others nothing
 
 None of them runs the changed network. A wrong latent is predicted by the same with another d.
 """
@@ -107,7 +107,7 @@ def predict(
     logits = subject.run(before.rows).logits
     assert logits is not None
     share = logits[:, 1:-1].float().softmax(-1)[:, :, top].sum(2)
-    return (change * (torch.isin(true, top).float() - share)).sum(1)
+    return (change * direction.norm() * (torch.isin(true, top).float() - share)).sum(1)
 
 
 def _direct(

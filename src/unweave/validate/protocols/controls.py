@@ -1,7 +1,9 @@
 """The dictionary that must come out bad: random directions with everything else the same.
 
 As many latents, as many of them active in each row, encoder and decoder rows of the same norms;
-what it reads and what it writes point the same way at random, so that it is no straw man.
+what it reads and what it writes point the same way at random, so that it is no straw man. Its
+decoder rows have norm one and its encoder's the product of both norms: which latents are chosen
+depends on the units that they are counted in, and a control must not.
 """
 
 from collections.abc import Sequence
@@ -29,7 +31,7 @@ def random_twin(
     *,
     seed: int,
 ) -> Placed:
-    """A random dictionary of the norms, the number of latents and the L0 of `one` at its place.
+    """A random dictionary of the sizes, the number of latents and the L0 of `one` at its place.
 
     `x` and `y` are vectors of what it reads and writes: a few hundred give the L0 and the offset.
     """
@@ -37,7 +39,7 @@ def random_twin(
     directions, code = coder.directions().float(), coder.encode(x)
     k = max(1, min(round(code.l0()), coder.n_latents))
     same = one.autoencodes and x.shape[1] == directions.shape[1]
-    written = _rows(directions.shape, generator) * directions.norm(dim=1, keepdim=True).cpu()
+    written = _rows(directions.shape, generator)
     read = written if same else _rows((coder.n_latents, x.shape[1]), generator)
     reads, writes = (_ports(*side) for side in ((one.reads, x), (one.writes, y)))
     if same:
@@ -47,7 +49,7 @@ def random_twin(
         activation=TopK(k=k), decoder="free", pre_bias=same,
     )  # fmt: skip
     twin = Dictionary(spec).requires_grad_(False)
-    twin.encoder.W_enc.copy_(_of_norm(read, _encoder_norms(one, x)))
+    twin.encoder.W_enc.copy_(_norms(one) * read)
     twin.W_dec.copy_(written)
     twin.b_dec.copy_(y.float().mean(0))
     return Placed(spec.name, twin.to(directions.device).eval(), one.reads, one.writes)
@@ -68,20 +70,19 @@ def twin_at(bench: Bench, texts: Sequence[str]) -> Placed:
 
 def _rows(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     rows = torch.randn(shape, generator=generator)
-    return rows / rows.norm(dim=1, keepdim=True)
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def _of_norm(rows: Tensor, norms: Tensor) -> Tensor:
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12) * norms.cpu()[:, None]
-
-
-def _encoder_norms(one: Placed, x: Tensor) -> Tensor:
-    """In raw units; without an encoder's matrix every latent is read by a unit row."""
+def _norms(one: Placed) -> Float[Tensor, "latents 1"]:
+    """How much a latent writes for what it reads: its encoder row's norm times its decoder row's,
+    in raw units; one where there is no encoder's matrix, as if it wrote back what it reads.
+    """
     coder = one.coder
     weight = getattr(getattr(coder, "encoder", None), "W_enc", None)
     if not isinstance(coder, Dictionary) or weight is None or weight.ndim != 2:
-        return torch.ones(coder.n_latents)
-    return (weight * coder.input_scale).norm(dim=1).float()
+        return torch.ones(coder.n_latents, 1)
+    read = (weight * coder.input_scale).norm(dim=1, keepdim=True)
+    return (read * coder.directions().norm(dim=1, keepdim=True)).float().cpu()
 
 
 def _ports(sites: tuple[str, ...], vectors: Tensor) -> tuple[Port, ...]:

@@ -185,8 +185,9 @@ def _counts(bench: Bench, settings: MibSettings) -> tuple[int, int]:
 
 
 def _on_task(bench: Bench, task: CircuitTask, settings: MibSettings) -> dict[str, Any]:
-    # Where there are too few pairs for both, half of them go to each side.
-    count = min(_counts(bench, settings)[0], len(task.contrasts) // 2)
+    count, others = _counts(bench, settings)
+    if len(task.contrasts) < count + others:  # then half of them go to each side
+        count = min(count, len(task.contrasts) // 2)
     train, test = task.contrasts[:count], task.contrasts[count:]
     batch = settings.scoring.batch
     plain = plain_metrics(bench.subject, test, batch=batch)
