@@ -5,7 +5,7 @@ import torch
 from hand_attention import hand_dictionary, hand_subject, repeated_rows
 from tiny_subject import FAMILIES, START, bump, family_subject, tiny_llama, tiny_rows
 
-from unweave.circuits.attention.direct import direct_attribution
+from unweave.circuits.attention.direct import direct_attribution, mean_values
 from unweave.circuits.attention.reading import (
     Places,
     codes_at,
@@ -65,6 +65,21 @@ def test_contributions_add_up_to_the_pre_activation_in_every_family(family: str)
     later = torch.arange(12) > places.position[:, None]
     assert not found.by_source[later].any(), "nothing comes from what is still to come"
     assert found.by_source.std() > 1e-3
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_mean_values_move_to_the_offset_and_the_sum_stays(layer_norm: bool) -> None:
+    subject, tokens, places = tiny_llama(), tiny_rows(5), some_places(5, 16, 20)
+    dictionary = random_dictionary(subject, layer_norm=layer_norm)
+    means = mean_values(subject, SITE, tokens, rows_at_once=2)
+    v = subject.run(tokens, capture=["blocks.1.attn.v"]).sites["blocks.1.attn.v"]
+    torch.testing.assert_close(means[::2], v[:, 1:].mean((0, 1)))
+    plain = direct_attribution(subject, SITE, dictionary, tokens, places)
+    found = direct_attribution(subject, SITE, dictionary, tokens, places, means=means)
+    torch.testing.assert_close(found.total, plain.total, rtol=0, atol=1e-4)
+    assert (found.offset - plain.offset).abs().max() > 1e-2
+    still = direct_attribution(subject, SITE, dictionary, tokens, places, means=means * 0)
+    torch.testing.assert_close(still.contributions, plain.contributions)
 
 
 def test_a_layer_norm_is_taken_as_it_is_in_the_row() -> None:

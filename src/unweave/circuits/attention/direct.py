@@ -7,6 +7,10 @@ sum over source positions, z^h_t = sum_s A^h_ts v^h_s. So the pre-activation of 
 
 exactly: by head, by source, and by both. Heads that share a key and a value (grouped queries) have
 one v between them. What is frozen is the pattern: it says where a head looked, not why.
+
+Ours: a pattern's row sums to one, so what a head brings of its mean value is the same wherever it
+looks. With `means` that much goes to the offset, and sources are told apart by what they have
+beyond the mean; the sum stays exact.
 """
 
 from typing import NamedTuple
@@ -25,7 +29,7 @@ class DirectAttribution(NamedTuple):
     contributions: Float[Tensor, "places heads pos"]
     """What each head brings from each source position."""
     offset: Float[Tensor, " places"]
-    """What a latent has whatever comes in."""
+    """What a latent has wherever its heads look."""
 
     @property
     def by_head(self) -> Float[Tensor, "places heads"]:
@@ -71,9 +75,12 @@ def direct_attribution(
     tokens: Int[Tensor, "rows pos"],
     places: Places,
     *,
+    means: Float[Tensor, "heads d_head"] | None = None,
     rows_at_once: int = 8,
 ) -> DirectAttribution:
     """Attribute latents that read `site` (blocks.N.attn.z) at some places of some rows.
+
+    `means` are mean values of heads, as `mean_values` gives them; none are taken out without them.
 
     Raises:
         UserError: another site, a subject that is not in float32, an encoder that is not linear.
@@ -82,6 +89,8 @@ def direct_attribution(
     reads = linear_reads(reader)
     directions = reads.by_head(heads)
     found = directions.new_zeros(len(places.row), heads, tokens.shape[1])
+    offset = reads.offset[places.latent].clone()
+    common = torch.zeros_like(directions[0]) if means is None else means
     for first in range(0, len(tokens), rows_at_once):
         group = tokens[first : first + rows_at_once]
         mine = ((places.row >= first) & (places.row < first + len(group))).nonzero()[:, 0]
@@ -92,6 +101,23 @@ def direct_attribution(
             which = mine[places.row[mine] == first + row]
             at = places.position[which]
             scale = read_scale(reader, seen.z[row, at])
-            worth = torch.einsum("phd,shd->phs", directions[places.latent[which]], seen.values[row])
+            own, values = directions[places.latent[which]], seen.values[row] - common
+            worth = torch.einsum("phd,shd->phs", own, values)
             found[which] = worth * seen.pattern[row][:, at].transpose(0, 1) / scale[:, None, None]
-    return DirectAttribution(found, reads.offset[places.latent])
+            offset[which] += (own * common).sum((1, 2)) / scale
+    return DirectAttribution(found, offset)
+
+
+@torch.no_grad()
+def mean_values(
+    subject: Subject, site: str, tokens: Int[Tensor, "rows pos"], *, rows_at_once: int = 8
+) -> Float[Tensor, "heads d_head"]:
+    """Mean value of each head over all positions but the first, once for each query head."""
+    name = f"blocks.{z_layer(subject, site)}.attn.v"
+    total = sum(
+        subject.run(group, capture=[name], logits=False).sites[name][:, 1:].double().sum((0, 1))
+        for group in tokens.split(rows_at_once)
+    )
+    assert isinstance(total, Tensor)
+    mean = (total / tokens[:, 1:].numel()).float()
+    return mean.repeat_interleave(subject.n_heads // len(mean), 0)
