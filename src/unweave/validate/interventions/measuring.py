@@ -31,7 +31,6 @@ from unweave.validate.interventions.latents import (
     targets,
 )
 from unweave.validate.interventions.predicting import (
-    PREDICTORS,
     Known,
     Predictor,
     PredictSettings,
@@ -158,10 +157,10 @@ def _effects(
     assert run.logits is not None
     after = next_logp(run.logits[:, :-1].float().log_softmax(-1), before.rows)
     measured = (after - before.true).sum(1)
-    usable = PREDICTORS if before.unembed is not None else ("gradient",)
     predicted = {
         (how, whose): predict(subject, before, change, direction, how, settings).cpu().numpy()
-        for how in usable
+        for how in settings.predictors
+        if how == "gradient" or before.unembed is not None
         for whose, direction in says.items()
     }
     return Effects(np.full(len(which), latent), measured.cpu().numpy(), predicted)

@@ -29,6 +29,8 @@ class PredictSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    predictors: tuple[Predictor, ...] = PREDICTORS
+    """Those asked; `gradient` alone takes no further pass of the network for each latent."""
     promoted: PositiveInt = 10
     """Tokens that a direction is said to promote."""
 
