@@ -5,9 +5,10 @@ A head's coordinates i and i + d/2 are one complex number, which position p turn
     T[a, b, h](t - s) = scale * Re sum_i q[a, h, i] conj(k[b, g(h), i]) exp(1j (t - s) theta_i)
     score[h, t, s] = sum over a on at t, b on at s of c_a c_b T[a, b, h](t - s)
 
-where each part's offset and its output at a start token count as features too. The weights of the
-pairs that are on are made when they are needed: all of them, at all distances, would be
-F_Q x F_K x heads x positions numbers.
+where each part's offset and its output at a start token count as features too (the curves over
+distance are those of `dictionaries.attention.feature_scores`). The weights of the pairs that are on
+are made when they are needed: all of them, at all distances, would be F_Q x F_K x heads x positions
+numbers.
 """
 
 from dataclasses import dataclass
@@ -61,9 +62,11 @@ class Pairs:
 def pair_features(q: Part, k: Part, *, heads: int, kv_heads: int, scoring: Scoring) -> Pairs:
     """Pairs of two parts, `L7.q` and `L7.k`."""
     planes, theta = _planes_of(scoring, q.spec.d_out // heads)
+    # Scaled rotary kinds (YaRN) lengthen what they turn: by the cosine of angle zero.
+    size = 1.0 if scoring.cos is None else float(scoring.cos[0, 0])
     return Pairs(
-        _complex(_written(q, heads), planes),
-        _complex(_written(k, kv_heads), planes),
+        _complex(_written(q, heads), planes, size),
+        _complex(_written(k, kv_heads), planes, size),
         theta,
         scoring.scale,
     )
@@ -82,9 +85,9 @@ def _planes_of(scoring: Scoring, d_head: int) -> tuple[int, Tensor]:
     return planes, torch.cat([scoring.theta.float(), torch.zeros(d_head - 2 * planes)])
 
 
-def _complex(x: Tensor, planes: int) -> Tensor:
+def _complex(x: Tensor, planes: int, size: float) -> Tensor:
     """The first 2 `planes` coordinates paired; each of the others a real number of its own."""
     turned, rest = x[..., : 2 * planes], x[..., 2 * planes :]
     low, high = turned.chunk(2, -1)
-    pairs = torch.complex(low.contiguous(), high.contiguous())
+    pairs = torch.complex(low.contiguous(), high.contiguous()) * size
     return torch.cat([pairs, torch.complex(rest, torch.zeros_like(rest))], -1)
