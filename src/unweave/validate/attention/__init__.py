@@ -1,0 +1,1 @@
+"""What is known of attention, held to words, controls and published facts."""
