@@ -91,10 +91,23 @@ def partners(latents: Latents, chosen: Int[Tensor, " some"]) -> Int[Tensor, " so
     Raises:
         UserError: fewer than two latents are ever active.
     """
-    alive = (latents.mass > 0).nonzero()[:, 0]
+    return alike(latents.frequency, latents.strength, chosen)
+
+
+def alike(
+    frequency: Float[Tensor, " latents"],
+    strength: Float[Tensor, " latents"],
+    chosen: Int[Tensor, " some"],
+) -> Int[Tensor, " some"]:
+    """The other latents nearest to those chosen in log frequency and log strength.
+
+    Raises:
+        UserError: fewer than two latents are ever active.
+    """
+    alive = (frequency > 0).nonzero()[:, 0]
     if len(alive) < 2:
         raise UserError("Only one latent is active on these rows: it has no matched partner")
-    at = torch.stack([latents.frequency[alive].log(), latents.strength[alive].log()], 1)
+    at = torch.stack([frequency[alive].log(), strength[alive].log()], 1)
     place = torch.searchsorted(alive, chosen)
     apart = torch.cdist(at[place], at)
     apart[torch.arange(len(chosen)), place] = torch.inf
