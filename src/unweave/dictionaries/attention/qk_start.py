@@ -5,6 +5,8 @@ far a query lies along q_i, its decoder writes along q_i:
 
     W_enc ~ W_Q q_i / |q_i|      W_dec ~ q_i / |q_i|      (keys alike)
 
+All decoder rows are then given the one factor that reproduces queries best.
+
 `svd`: W_Q[h] W_K[g]^T = U S V^T, head by head. Two features, of opposite signs, for every singular
 direction: the encoder reads u_j, the decoder writes u_j^T W_Q[h] into head h alone. With ReLU and
 all of them the block's queries and keys are exact, before any training; what room is left is filled
@@ -23,6 +25,8 @@ from unweave.dictionaries.attention.qk_spec import QKActivation, QKTranscoderSpe
 from unweave.dictionaries.attention.qk_transcoder import QKTranscoder, Which
 
 QKStart = Literal["data", "svd"]
+_FITTED = 4096
+"""Vectors that tell how long decoder rows must be."""
 Rows = tuple[Tensor, Tensor]
 """Encoder rows [latents, d_in] for raw centred vectors, decoder rows [latents, heads, d_head]."""
 
@@ -72,7 +76,20 @@ def start_qk(
         W_enc, _, W_dec, _ = transcoder.side(which)
         W_enc.copy_(encoder / length[:, None])
         W_dec.copy_(decoder * (length / spec.input_scale)[:, None, None])
+        _fit_length(transcoder, which, inside[:_FITTED], W)
     return transcoder
+
+
+def _fit_length(transcoder: QKTranscoder, which: Which, x: Tensor, W: Tensor) -> None:
+    """Multiply all decoder rows by the one factor that reproduces queries or keys best."""
+    transcoder.train()
+    _, _, W_dec, b_dec = transcoder.side(which)
+    written = transcoder.run_side(transcoder.read(x), which).y - b_dec
+    target = torch.einsum("ni,hid->nhd", x - transcoder.b_in, W)
+    W_dec *= (written * target).sum() / written.square().sum().clamp_min(1e-12)
+    transcoder.eval()
+    for buffer in getattr(transcoder, f"activation_{which}").buffers():
+        buffer.zero_()  # a threshold of BatchTopK is not to remember this
 
 
 def _rows(

@@ -1,0 +1,1 @@
+"""Fitting what takes attention apart to what a block of attention does."""
