@@ -13,6 +13,8 @@ context = 64
 latents = 1
 k_mlp = 4
 k_attention = 4
+k_query = 4
+k_key = 4
 checkpoint_seconds = 0
 
 [harvest]

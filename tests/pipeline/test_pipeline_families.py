@@ -31,6 +31,8 @@ TINY = DecompileSettings(
     latents=2,
     k_mlp=4,
     k_attention=4,
+    k_query=3,
+    k_key=3,
     threads=1,
     harvest=HarvestSettings(window_tokens=512),
     local=LocalSettings(batch=128),
@@ -78,7 +80,10 @@ def test_a_random_network_of_any_family_goes_the_whole_way(family, text, tmp_pat
     out = decompile(subject, settings=TINY.model_copy(update={"text": text}), out=tmp_path / "x")
     assert check(out).violations == []
     scores = open_artifact(out).scores()
-    assert [part.part for part in scores.parts] == ["L0.attn", "L0.mlp", "L1.attn", "L1.mlp"]
+    kinds = ("q", "k", "attn", "mlp")
+    assert [part.part for part in scores.parts] == [
+        f"L{n}.{kind}" for n in (0, 1) for kind in kinds
+    ]
     assert all(part.l0 <= 4 for part in scores.parts)
     assert scores.splice.propagated.kl.value > 0
     assert not unfinished(out).exists()

@@ -6,6 +6,7 @@ import pytest
 
 from unweave.artifact.check import check
 from unweave.artifact.folder import open_artifact
+from unweave.dictionaries.part_names import KINDS
 from unweave.errors import UserError
 from unweave.pipeline import decompile
 from unweave.pipeline.job import unfinished
@@ -25,9 +26,9 @@ def test_its_numbers_are_those_of_a_decompilation(artifact):
     assert set(scores.baselines) == {"neurons", "pca"}
     assert scores.semantic.auroc_mean.value > scores.semantic.shuffled.auroc_mean.value + 0.1
     assert scores.semantic.shuffled.auroc_mean.value == pytest.approx(0.5, abs=0.06)
-    assert 0 < scores.active_features_per_token <= 10 * 4
-    assert [part.part for part in scores.parts][:2] == ["L0.attn", "L0.mlp"]
-    mean = sum(part.single.ce_increase.value for part in scores.parts) / 10
+    assert 0 < scores.active_features_per_token <= 20 * 4
+    assert [part.part for part in scores.parts][:4] == [f"L0.{kind}" for kind in KINDS]
+    mean = sum(part.single.ce_increase.value for part in scores.parts) / 20
     assert splice.single.ce_increase.value == pytest.approx(mean, abs=1e-9)
     assert scores.four_numbers.math_accuracy.value == splice.propagated.ce_increase.value
     assert 1.2 < scores.ce_original.value < 3.5  # wren, on the text held out from it
@@ -39,7 +40,7 @@ def test_the_manifest_says_what_it_was_made_from(artifact, settings):
     assert manifest.settings["joint"]["lr"] == 1e-3
     assert manifest.subject.name == "wren"
     assert manifest.text.name == "heldout"
-    assert len(manifest.parts) == 10
+    assert len(manifest.parts) == 20
 
 
 def test_everything_is_there_to_look_at(artifact):

@@ -107,13 +107,12 @@ def logit_effects(
     """
     n = part.spec.n_latents
     mass = table["count"] * table["mean_active"]
-    limit = limit if place_of(part.spec.name).writes_stream else 0
     chosen = torch.from_numpy(np.sort(np.argsort(-mass, kind="stable")[:limit]).copy())
     out = {}
     for name in ("promoted", "suppressed"):
         out[f"{name}_token"] = torch.full((n, PROMOTED), -1, dtype=torch.int32)
         out[f"{name}_logit"] = torch.zeros(n, PROMOTED)
-    for group in chosen.split(256):
+    for group in chosen.split(256) if place_of(part.spec.name).writes_stream else ():
         with torch.no_grad():
             written = written_by(subject, part, group) * part.spec.output_scale
             logits = written @ unembed.T  # where the subject is; what is kept of them is here

@@ -96,6 +96,8 @@ def fit_locally(job: Job, text: TokenRows) -> None:
             latents=settings.latents,
             k_mlp=settings.k_mlp,
             k_attention=settings.k_attention,
+            k_query=settings.k_query,
+            k_key=settings.k_key,
             skip=settings.skip,
         )
         parts, metrics = fit_parts(

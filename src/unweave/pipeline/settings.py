@@ -70,6 +70,11 @@ class DecompileSettings(BaseModel):
     32 for a wider one."""
     k_attention: PositiveInt | None = None
     """Latents active per token in an attention part; when not given, as for MLPs."""
+    k_query: NonNegativeInt | None = None
+    """Latents active per token in a part for queries; when not given, as for MLPs; 0 leaves queries
+    as the subject computes them. With those of keys too, patterns are exact."""
+    k_key: NonNegativeInt | None = None
+    """Latents active per token in a part for keys, likewise."""
     skip: bool = False
     """Give MLP parts a dense linear map beside their latents: more accurate, but not sparse."""
     checkpoint_seconds: float = Field(default=180.0, ge=0)
@@ -106,6 +111,8 @@ class DecompileSettings(BaseModel):
         chosen = {
             "k_mlp": self.k_mlp or k,
             "k_attention": self.k_attention or k,
+            "k_query": k if self.k_query is None else self.k_query,
+            "k_key": k if self.k_key is None else self.k_key,
             "local": self.local or LocalSettings(lr=5e-3 if narrow else 4e-3),
             "joint": self.joint or joint,
         }
@@ -117,5 +124,7 @@ class ResolvedSettings(DecompileSettings):
 
     k_mlp: PositiveInt
     k_attention: PositiveInt
+    k_query: NonNegativeInt
+    k_key: NonNegativeInt
     local: LocalSettings
     joint: JointSettings

@@ -1,5 +1,7 @@
 """The top of the page: what was taken apart, from what, and the one honest sentence."""
 
+from collections import Counter
+
 from unweave.artifact.manifest import Manifest
 from unweave.artifact.scores import Scores
 from unweave.report.html import Child, Markup, element
@@ -37,15 +39,18 @@ def _headline(manifest: Manifest, scores: Scores) -> list[Child]:
 
 
 def replaced(parts: list[str]) -> str:
-    """The parts in words: `all 5 MLPs and attention blocks`."""
-    mlps = sum(part.endswith(".mlp") for part in parts)
-    attentions = sum(part.endswith(".attn") for part in parts)
-    if mlps + attentions != len(parts) or not parts:
+    """The parts in words: `all 5 MLPs and attention blocks (patterns included)`."""
+    kinds = Counter(part.partition(".")[2] for part in parts)
+    mlps, attentions, patterns = kinds["mlp"], kinds["attn"], kinds["q"]
+    known = mlps + attentions + 2 * patterns == len(parts) and patterns == kinds["k"]
+    if not parts or not known or patterns not in (0, attentions):
         return f"{len(parts)} parts"
+    included = " (patterns included)" if patterns else ""
     if mlps and attentions:
         both = f"{mlps} MLPs and {attentions} attention blocks"
-        return f"all {mlps} MLPs and attention blocks" if mlps == attentions else both
-    return f"{mlps} MLPs" if mlps else f"{attentions} attention blocks"
+        together = f"all {mlps} MLPs and attention blocks" if mlps == attentions else both
+        return together + included
+    return f"{mlps} MLPs" if mlps else f"{attentions} attention blocks{included}"
 
 
 def _precisely(scores: Scores) -> str:

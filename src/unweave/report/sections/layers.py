@@ -10,7 +10,7 @@ from unweave.report.sections.frame import absent, section, swatch, table
 
 LISTED = 5
 """Parts in each of the two lists."""
-_KINDS = {"mlp": "MLPs", "attn": "Attention"}
+_KINDS = {"mlp": "MLPs", "attn": "Attention", "q": "Queries", "k": "Keys"}
 
 
 def layers(scores: Scores) -> Markup:
