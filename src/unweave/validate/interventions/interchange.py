@@ -5,10 +5,10 @@ Every way to exchange changes the base's vector x at one position to
     x + M (x' - x)      subspace: M = R R^T, R [d, k] with orthonormal columns
                         latents:  M (x' - x) = sum over chosen i of (z'_i - z_i) d_i
 
-with x' the source's vector. `everything` is M = 1. R is learned (DAS, Geiger et al. 2023) or
-random; the latents are chosen by the size of their mean change or learned (a mask, as in
-`protocols.ravel_mask`); neurons are latents of the coordinates. Learning minimises the
-cross-entropy with the expected answer on training pairs.
+with x' the source's vector. `everything` is M = 1. R is learned (DAS, Geiger et al. 2023), random
+or holds principal directions; the latents are chosen by the first-order effect of their change or
+learned (a mask, as in `protocols.ravel_mask`); neurons are latents of the coordinates. Learning
+minimises the cross-entropy with the expected answer on training pairs.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unweave.dictionaries.code import Coder
@@ -49,7 +49,7 @@ class LearnSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    epochs: PositiveInt = 8
+    epochs: PositiveInt = 6
     """Passes over the training pairs."""
     rate: PositiveFloat = 0.05
     """Adam's learning rate."""
@@ -71,12 +71,13 @@ class Exchange(NamedTuple):
     def of(self, which: Int[Tensor, " some"]) -> "Exchange":
         """Some of the pairs."""
         chosen = tuple(self.pairs[at] for at in which.tolist())
+        which = which.to(self.base.device)
         return Exchange(chosen, self.base[which], self.source[which])
 
     @property
     def expected(self) -> Int[Tensor, " pairs"]:
         """What each should answer."""
-        return torch.tensor([pair.expected for pair in self.pairs])
+        return torch.tensor([pair.expected for pair in self.pairs], device=self.base.device)
 
 
 Move = Callable[[Exchange], Tensor]
@@ -88,28 +89,49 @@ def exchange_of(subject: Subject, site: str, pairs: Sequence[Counterfactual]) ->
     """Run both prompts of each pair and keep the vectors where the variable is."""
     sides = []
     for side in ("base", "source"):
-        group = padded([getattr(pair, side) for pair in pairs])
-        at = torch.tensor([getattr(pair, f"{side}_position") for pair in pairs])
-        found = subject.run(group.tokens, capture=[site], logits=False).sites[site]
-        sides.append(found[torch.arange(len(pairs)), at].flatten(1).float())
+        parts = []
+        for at in range(0, len(pairs), 32):
+            some = pairs[at : at + 32]
+            group = padded([getattr(pair, side) for pair in some])
+            places = torch.tensor([getattr(pair, f"{side}_position") for pair in some])
+            found = subject.run(group.tokens, capture=[site], logits=False).sites[site]
+            parts.append(found[torch.arange(len(some)), places].flatten(1).float())
+        sides.append(torch.cat(parts))
     return Exchange(tuple(pairs), *sides)
 
 
 def answers_after(
     subject: Subject, site: str, some: Exchange, move: Float[Tensor, "pairs d"]
 ) -> Float[Tensor, "pairs vocab"]:
-    """Logits after each base prompt with its vector moved."""
+    """Logits after each base prompt with its vector moved.
+
+    Nothing else is turned into logits, which a large vocabulary makes dear.
+    """
     group = padded([pair.base for pair in some.pairs])
     at = torch.tensor([pair.base_position for pair in some.pairs])
     rows = torch.arange(len(some.pairs))
+    path = subject.place("final").module
+    ends = _Ends(subject.model.get_submodule(path), group.last)
 
     def visit(tensor: Tensor) -> Tensor:
         shift = move.to(tensor.dtype).view(len(rows), *tensor.shape[2:])
         return tensor + torch.zeros_like(tensor).index_put((rows, at), shift)
 
-    logits = subject.run(group.tokens, replace={site: visit}).logits
+    with subject.swapped({path: ends}):
+        logits = subject.run(group.tokens, replace={site: visit}).logits
     assert logits is not None
-    return logits[rows, group.last].float()
+    return logits[:, 0].float()
+
+
+class _Ends(nn.Module):
+    """The norm before the unembedding, at the last token of each prompt alone."""
+
+    def __init__(self, norm: nn.Module, last: Int[Tensor, " rows"]) -> None:
+        super().__init__()
+        self._norm, self._last = norm, last
+
+    def forward(self, x: Float[Tensor, "rows pos d"]) -> Float[Tensor, "rows 1 d"]:
+        return self._norm(x[torch.arange(len(x)), self._last][:, None])
 
 
 def everything(some: Exchange) -> Float[Tensor, "pairs d"]:
@@ -130,30 +152,41 @@ def random_basis(d: int, k: int, *, seed: int) -> Float[Tensor, "d k"]:
 def of_latents(coder: Coder, weight: Float[Tensor, " latents"]) -> Move:
     """Latents exchanged, each by its weight; what the coder does not reproduce stays the base's."""
     directions = coder.directions().float()
-
-    def move(some: Exchange) -> Tensor:
-        with torch.no_grad():
-            change = coder.encode(some.source).dense() - coder.encode(some.base).dense()
-        return (change.float() * weight) @ directions
-
-    return move
+    return lambda some: (changes(coder, some) * weight) @ directions
 
 
 @torch.no_grad()
-def most_changed(coder: Coder, train: Exchange, k: int) -> Float[Tensor, " latents"]:
-    """1 for the k latents that change most between source and base on average, by what they
-    write.
+def changes(coder: Coder, some: Exchange) -> Float[Tensor, "pairs latents"]:
+    """How much more of each latent the source has than the base."""
+    return (coder.encode(some.source).dense() - coder.encode(some.base).dense()).float()
+
+
+def most_effective(
+    subject: Subject, site: str, train: Exchange, coder: Coder, k: int
+) -> Float[Tensor, " latents"]:
+    """1 for the k latents whose exchange raises the expected answer's log-probability most, to
+    first order: the mean of (z'_i - z_i) d_i times the gradient at the base.
     """
-    change = coder.encode(train.source).dense() - coder.encode(train.base).dense()
-    size = change.abs().mean(0) * coder.directions().norm(dim=1)
-    return torch.zeros(coder.n_latents).index_fill(0, size.topk(k).indices, 1.0)
+    effect = torch.zeros(coder.n_latents, device=train.base.device)
+    for which in torch.arange(len(train.pairs)).split(32):
+        some = train.of(which)
+        with torch.enable_grad():
+            still = torch.zeros_like(some.base, requires_grad=True)
+            loss = _loss(answers_after(subject, site, some, still), some)
+            (gradient,) = torch.autograd.grad(loss * len(which), still)
+        effect -= (changes(coder, some) * (gradient @ coder.directions().float().T)).sum(0)
+    return torch.zeros_like(effect).index_fill(0, effect.topk(k).indices, 1.0)
+
+
+def _loss(logits: Tensor, some: Exchange) -> Tensor:
+    return F.cross_entropy(logits, some.expected.to(logits.device))
 
 
 def learned_basis(
     subject: Subject, site: str, train: Exchange, k: int, settings: LearnSettings, *, seed: int
 ) -> Float[Tensor, "d k"]:
     """DAS: the subspace whose exchange gives the expected answers best."""
-    free = random_basis(train.base.shape[1], k, seed=seed).requires_grad_()
+    free = random_basis(train.base.shape[1], k, seed=seed).to(train.base.device).requires_grad_()
     _descend(
         subject, site, train, [free], lambda _: along(torch.linalg.qr(free)[0]), settings, seed
     )
@@ -165,7 +198,7 @@ def learned_weight(
     *, seed: int,
 ) -> Float[Tensor, " latents"]:  # fmt: skip
     """1 for the latents that a mask learned in training pairs exchanges."""
-    logit = torch.zeros(coder.n_latents, requires_grad=True)
+    logit = torch.zeros(coder.n_latents, device=train.base.device, requires_grad=True)
     fall = settings.last_temperature / settings.first_temperature
 
     def move(done: float) -> Move:
@@ -196,7 +229,7 @@ def _descend(
         some = train.of(which)
         with torch.enable_grad():
             shift = move(step / max(1, len(batches) - 1))(some)
-            loss = F.cross_entropy(answers_after(subject, site, some, shift), some.expected)
+            loss = _loss(answers_after(subject, site, some, shift), some)
             adam.zero_grad()
             loss.backward()
         adam.step()

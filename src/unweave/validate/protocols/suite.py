@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from unweave.errors import UserError
 from unweave.validate.interventions.aggregation_protocol import aggregation
+from unweave.validate.interventions.iia_protocol import iia
 from unweave.validate.interventions.protocol import interventions, scrubbing
 from unweave.validate.protocols.absorption import absorption
 from unweave.validate.protocols.autointerp import autointerp
@@ -31,6 +32,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol("autointerp", "whether an explanation tells where a latent fires", autointerp),
     Protocol("sva", "whether few latents make verbs agree (sparse feature circuits)", sva),
     Protocol("mib", "how good circuits of the network's own edges are (MIB)", mib),
+    Protocol("iia", "whether latents carry a variable from prompt to prompt (MIB)", iia),
     Protocol("interventions", "whether what a latent's change does is foreseen", interventions),
     Protocol("scrubbing", "whether descriptions say which places are interchangeable", scrubbing),
     Protocol("aggregation", "whether united explanations still explain (Angsten)", aggregation),

@@ -1,6 +1,6 @@
 """What a program says, worked out value by value: the truth that its network is held to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unweave.errors import UserError
 from unweave.validate.worlds.programs.language import (
@@ -21,10 +21,16 @@ Values = dict[Operator, list[Value]]
 """Every operator's value at every place."""
 
 
-def interpret(*outputs: Operator, words: Sequence[str], causal: bool) -> Values:
+def interpret(
+    *outputs: Operator,
+    words: Sequence[str],
+    causal: bool,
+    held: Mapping[tuple[Operator, int], Value] | None = None,
+) -> Values:
     """Evaluate operators, and all that they need, on one sequence.
 
-    With `causal`, a place selects only from itself and the places before it.
+    With `causal`, a place selects only from itself and the places before it. What is `held`, an
+    operator at a place, has that value whatever it is computed from.
 
     Raises:
         UserError: words outside the vocabulary, a sequence that is too long, or a categorical
@@ -33,6 +39,9 @@ def interpret(*outputs: Operator, words: Sequence[str], causal: bool) -> Values:
     found: Values = {}
     for operator in in_order(*outputs):
         found[operator] = _evaluate(operator, found, words, causal)
+        for (one, place), value in (held or {}).items():
+            if one is operator:
+                found[operator][place] = value
     return found
 
 

@@ -175,8 +175,8 @@ class ProgramNetwork(nn.Module):
         """One of the blocks."""
         return cast(Block, self.blocks[layer])
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
-        """Logits at every place."""
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch places vocab"]:
+        """Logits at every place that comes through `final`, where another module may stand."""
         x = self.embed(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
             x = block(x)
