@@ -11,8 +11,8 @@ from unweave.dictionaries.attention.feature_basis import (
     code_all,
     cut_basis,
     cut_codes,
-    fired,
     importance,
+    reader_of,
     scores_in_features,
     whole_scores,
 )
@@ -170,9 +170,10 @@ def test_features_that_never_fire_are_dropped_and_scores_stay():
     with torch.no_grad():
         transcoder.b_enc_Q[4] = transcoder.b_enc_K[5] = -1e3
     codes, basis = code_all(transcoder, x), all_features(transcoder, rule)
-    few, small, kept_q, kept_k = fired(codes, basis, 1e-9)
-    assert 4 not in kept_q
-    assert 5 not in kept_k
+    reader = reader_of(transcoder, rule, x, least=1e-9)
+    few, small = reader.code(x), reader.basis
+    assert 4 not in reader.kept_q
+    assert 5 not in reader.kept_k
     assert small.key_ids[-2:].tolist() == [-1, -2]
     assert torch.allclose(
         seen(whole_scores(few, small)), seen(whole_scores(codes, basis)), atol=1e-4

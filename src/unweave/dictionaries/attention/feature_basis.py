@@ -85,16 +85,36 @@ def all_features(transcoder: QKTranscoder, scoring: Scoring) -> QKBasis:
         )
 
 
-def fired(codes: QKCodes, basis: QKBasis, least: float) -> tuple[QKCodes, QKBasis, Tensor, Tensor]:
-    """Only the features that fire at a share of at least `least` of the positions.
+class FeatureReader(NamedTuple):
+    """Codes text in the features of a transcoder that fire in some text."""
 
-    Gives the cut codes and basis, and which queries and which keys were kept, so that other text
-    can be cut alike. The bias and the start are always kept.
-    """
+    transcoder: QKTranscoder
+    """Whose features."""
+    basis: QKBasis
+    """Those that are kept, the bias and the start among them."""
+    kept_q: Int[Tensor, " queries"]
+    """Their places among all query features."""
+    kept_k: Int[Tensor, " keys"]
+    """Their places among all key features."""
+
+    def code(self, x: Float[Tensor, "rows pos d_in"]) -> QKCodes:
+        """Codes of rows that begin with the start token, from what the transcoder reads there."""
+        return cut_codes(code_all(self.transcoder, x), self.kept_q, self.kept_k)
+
+
+def reader_of(
+    transcoder: QKTranscoder,
+    scoring: Scoring,
+    x: Float[Tensor, "rows pos d_in"],
+    *,
+    least: float,
+) -> FeatureReader:
+    """Keep the features that fire at a share of at least `least` of the positions of `x`."""
+    basis, codes = all_features(transcoder, scoring), code_all(transcoder, x)
     often_q, often_k = ((c != 0).float().mean((0, 1)) >= least for c in codes)
     kept_q = (often_q | (basis.query_ids < 0)).nonzero()[:, 0]
     kept_k = (often_k | (basis.key_ids < 0)).nonzero()[:, 0]
-    return cut_codes(codes, kept_q, kept_k), cut_basis(basis, kept_q, kept_k), kept_q, kept_k
+    return FeatureReader(transcoder, cut_basis(basis, kept_q, kept_k), kept_q, kept_k)
 
 
 def cut_codes(codes: QKCodes, kept_q: Tensor, kept_k: Tensor) -> QKCodes:
