@@ -1,10 +1,11 @@
 """Descriptions scrubbed: a latent's activation comes from another place that reads the same to it.
 
 A claim predicts an expected activation for every place. Places for which it predicts the same are
-claimed to be interchangeable; every latent of a dictionary is resampled among them, each on its
-own, and the loss is compared with resampling among all places (0) and with the original (1). The
-control gives each latent the claim of another one. Two places count as predicted the same only
-where the numbers are equal, which groups by the keys of the rules.
+claimed to be interchangeable; every latent of a dictionary, or of several that stand together, is
+resampled among them, each on its own, and the loss is compared with resampling among all places (0)
+and with the original (1). The control gives each latent the claim of another one of its
+dictionary. Two places count as predicted the same only where the numbers are equal, which groups by
+the keys of the rules.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,16 @@ from torch import Tensor
 from unweave.describe.claims import Claim
 from unweave.describe.vocabulary import Vocabulary
 from unweave.dictionaries.code import SparseCode
+from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
 from unweave.validate.bootstrap import Interval
 from unweave.validate.interventions.latents import latents_on
 from unweave.validate.interventions.scrubbing import RowLosses, recovered, row_losses
-from unweave.validate.placed import Placed, run_with
+from unweave.validate.placed import Edit, Placed, run_with
 from unweave.validate.prediction import predicted_latents
+
+BATCH = 16
+"""Rows run together; no number depends on it."""
 
 
 class ClaimsScrubbed(NamedTuple):
@@ -39,7 +44,19 @@ class ClaimsScrubbed(NamedTuple):
     """Share of firing places that no other place agrees with under the own claims."""
 
 
-@torch.no_grad()
+class Resampling(NamedTuple):
+    """One dictionary's code of some rows, resampled by what is said of its latents."""
+
+    codes: dict[str, list[SparseCode]]
+    """By `own` claims, `shuffled` ones and at `random`: of each batch of rows."""
+    agreeing: float
+    """Shares of places that firing places are exchanged among, summed over those."""
+    alone: float
+    """Firing places that no other place agrees with."""
+    fired: int
+    """Firing places."""
+
+
 def scrub_claims(
     subject: Subject,
     one: Placed,
@@ -48,34 +65,56 @@ def scrub_claims(
     rows: Int[Tensor, "rows pos"],
     *,
     seed: int = 0,
-    batch: int = 16,
 ) -> ClaimsScrubbed:
-    """Scrub every latent at once; what the dictionary does not reproduce stays."""
-    values = latents_on(subject, one, rows, batch=batch).values
-    flat = values.flatten(0, 1)
-    keys = _keys(claims, rows, vocabulary)
+    """Scrub every latent of one dictionary at once; what it does not reproduce stays."""
+    found = resampling(subject, one, claims, vocabulary, rows, seed=seed)
+    return scrub_resampled(subject, [(one, found)], rows)
+
+
+@torch.no_grad()
+def resampling(
+    subject: Subject,
+    one: Placed,
+    claims: Sequence[Claim],
+    vocabulary: Vocabulary,
+    rows: Int[Tensor, "rows pos"],
+    *,
+    seed: int = 0,
+) -> Resampling:
+    """Draw what each latent is set to; `claims` has one for each."""
     random = torch.Generator().manual_seed(seed)
+    values = latents_on(subject, one, rows, batch=BATCH).values
+    shape, flat = values.shape, values.flatten(0, 1)
+    keys = _keys(claims, rows, vocabulary)
     alive = (flat != 0).any(0).nonzero()[:, 0]
     moved = keys.clone()
     # Every latent alive gets the claim of the next one in a random circle: none keeps its own.
     circle = alive[torch.randperm(len(alive), generator=random)]
     moved[:, circle] = keys[:, circle.roll(1)]
-    how = {
-        "own": resampled(flat, keys, alive, random),
-        "shuffled": resampled(flat, moved, alive, random),
-        "random": resampled(flat, torch.zeros_like(keys), alive, random),
-        "original": flat,
-    }
-    losses = {
-        name: _losses(subject, one, rows, each.view_as(values), batch) for name, each in how.items()
-    }
-    agreeing, alone = _sizes(flat, keys, alive)
-    ends = losses["original"], losses["random"]
+    codes = {}
+    for how, key in (("own", keys), ("shuffled", moved), ("random", torch.zeros_like(keys))):
+        drawn = resampled(flat, key, alive, random).view(shape)
+        codes[how] = [SparseCode.from_dense(each.flatten(0, 1)) for each in drawn.split(BATCH)]
+    return Resampling(codes, *_sizes(flat, keys, alive))
+
+
+@torch.no_grad()
+def scrub_resampled(
+    subject: Subject,
+    standing: Sequence[tuple[Placed, Resampling]],
+    rows: Int[Tensor, "rows pos"],
+    *,
+    progress: Progress = QUIET,
+) -> ClaimsScrubbed:
+    """Run one network with all latents of all these dictionaries resampled."""
+    losses = _losses(subject, standing, rows, progress)
+    drawn = [new for _, new in standing]
+    fired = max(1, sum(one.fired for one in drawn))
     return ClaimsScrubbed(
-        recovered(ends[0], losses["own"], ends[1]),
-        recovered(ends[0], losses["shuffled"], ends[1]),
-        agreeing,
-        alone,
+        recovered(losses["original"], losses["own"], losses["random"]),
+        recovered(losses["original"], losses["shuffled"], losses["random"]),
+        sum(one.agreeing for one in drawn) / fired,
+        sum(one.alone for one in drawn) / fired,
     )
 
 
@@ -104,7 +143,7 @@ def _keys(claims: Sequence[Claim], rows: Tensor, vocabulary: Vocabulary) -> Tens
     return found[:, 1:].flatten(0, 1)
 
 
-def _sizes(values: Tensor, keys: Tensor, alive: Tensor) -> tuple[float, float]:
+def _sizes(values: Tensor, keys: Tensor, alive: Tensor) -> tuple[float, float, int]:
     share, alone, fired = 0.0, 0.0, 0
     for latent in alive.tolist():
         _, place, counts = keys[:, latent].unique(return_inverse=True, return_counts=True)
@@ -112,19 +151,36 @@ def _sizes(values: Tensor, keys: Tensor, alive: Tensor) -> tuple[float, float]:
         share += float(here.sum()) / len(keys)
         alone += float((here == 1).sum())
         fired += len(here)
-    return share / max(1, fired), alone / max(1, fired)
+    return share, alone, fired
 
 
-def _losses(subject: Subject, one: Placed, rows: Tensor, values: Tensor, batch: int) -> RowLosses:
-    found = []
-    for group, dense in zip(rows.split(batch), values.split(batch), strict=True):
+def _losses(
+    subject: Subject,
+    standing: Sequence[tuple[Placed, Resampling]],
+    rows: Tensor,
+    progress: Progress,
+) -> dict[str, RowLosses]:
+    parts = [one for one, _ in standing]
+    found: dict[str, list[RowLosses]] = {"original": [], "own": [], "shuffled": [], "random": []}
+    with progress.task("Running what is resampled", total=len(rows), unit="rows") as advance:
+        for at, group in enumerate(rows.split(BATCH)):
+            original = subject.run(group).logits
+            assert original is not None
+            found["original"].append(row_losses(original.float(), group, original.float()))
+            for how in ("own", "shuffled", "random"):
+                edits = {one.name: _putting(new.codes[how][at]) for one, new in standing}
+                run = run_with(subject, group, parts, edit=edits, keep_error=True)
+                assert run.logits is not None
+                found[how].append(row_losses(run.logits.float(), group, original.float()))
+            advance(len(group))
+    return {
+        how: RowLosses(*(np.concatenate(part) for part in zip(*each, strict=True)))
+        for how, each in found.items()
+    }
 
-        def put(code: SparseCode, _: tuple[int, int], dense: Tensor = dense) -> SparseCode:
-            return SparseCode.from_dense(dense.flatten(0, 1).to(code.value))
 
-        original = subject.run(group).logits
-        run = run_with(subject, group, [one], edit=put, keep_error=True)
-        assert original is not None
-        assert run.logits is not None
-        found.append(row_losses(run.logits.float(), group, original.float()))
-    return RowLosses(*(np.concatenate(part) for part in zip(*found, strict=True)))
+def _putting(new: SparseCode) -> Edit:
+    def put(code: SparseCode, _: tuple[int, int]) -> SparseCode:
+        return SparseCode(new.support, new.value.to(code.value))
+
+    return put
