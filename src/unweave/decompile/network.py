@@ -17,8 +17,10 @@ from unweave.training.stand_in import AtStart, StandIn, stand_ins
 class DecompiledNetwork(nn.Module):
     """A network that can stand where the original stood, with no error terms carried along.
 
-    Embedding, norms, unembedding and, until attention has parts for them, the attention patterns
-    are the subject's; every MLP and every attention block's output come from k latents.
+    Embedding, norms and unembedding are the subject's; every MLP, every attention block's output
+    and the queries and keys that make its pattern come from k latents each, where there is a part.
+    What turns queries and keys into a pattern (rotary embedding, norms of heads, groups of heads,
+    windows, softmax) is the subject's own code.
 
     ```python
     network = DecompiledNetwork(subject, parts)
