@@ -12,7 +12,7 @@ file; `--collect` makes numbers.json and fidelity.png of them.
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,27 +102,34 @@ class Leading(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Site to site; the start token's constant is kept, as parts keep it."""
-        y = (self.block(x) - self.mean) @ self.directions.T @ self.directions + self.mean
-        return torch.cat([self.start.expand(len(y), 1, -1), y[:, 1:]], dim=1)
+        y = (self.block(x).float() - self.mean) @ self.directions.T @ self.directions + self.mean
+        return torch.cat([self.start.expand(len(y), 1, -1), y[:, 1:]], dim=1).to(x.dtype)
 
 
 def controls(
-    subject: Subject, parts: Mapping[str, Part], train: Tensor, workers: Workers
+    subject: Subject,
+    parts: Mapping[str, Part],
+    train: Tensor,
+    workers: Workers,
+    wanted: Sequence[str] = ("mean", "random", "rank"),
 ) -> dict[str, dict[str, nn.Module]]:
     """Means, random parts, and truncations of rank with as many numbers per token."""
     sites = {name: output_site(name) for name in parts}
     y = Harvester(subject, train, list(sites.values()), workers=workers, seed=0).window(0).vectors
     starts = start_vectors(subject, train, list(sites.values()))
-    blocks = {
-        name: subject.model.get_submodule(subject.place(s).module) for name, s in sites.items()
-    }
-    return {
-        "mean": {n: MeanOutput(y[s], starts[s]) for n, s in sites.items()},
-        "random": dict(
-            stand_ins([random_part(p, y[sites[n]], seed=5) for n, p in parts.items()], AtStart())
-        ),
-        "rank": {n: Leading(blocks[n], y[s], starts[s], parts[n].spec.k) for n, s in sites.items()},
-    }
+    modules = {name: subject.place(site).module for name, site in sites.items()}
+    blocks = {name: subject.model.get_submodule(path) for name, path in modules.items()}
+    made: dict[str, dict[str, nn.Module]] = {}
+    if "mean" in wanted:
+        made["mean"] = {n: MeanOutput(y[s], starts[s]) for n, s in sites.items()}
+    if "random" in wanted:
+        parts_at_random = [random_part(p, y[sites[n]], seed=5) for n, p in parts.items()]
+        made["random"] = dict(stand_ins(parts_at_random, AtStart()))
+    if "rank" in wanted:
+        made["rank"] = {
+            n: Leading(blocks[n], y[s], starts[s], parts[n].spec.k) for n, s in sites.items()
+        }
+    return made
 
 
 def groups_of(placed: Mapping[str, nn.Module]) -> dict[str, dict[str, nn.Module]]:
