@@ -44,7 +44,7 @@ class JointSettings(BaseModel):
     """Peak learning rate of Adam."""
     stream_weight: NonNegativeFloat = 0.3
     """Weight of the residual stream's relative error beside the KL."""
-    pattern_weight: NonNegativeFloat = 0.1
+    pattern_weight: NonNegativeFloat = 0.3
     """Weight of the attention patterns' KL, where queries or keys have parts."""
     everything_share: float = Field(default=0.6, ge=0, le=1)
     """Share of micro-batches with all parts in place; the others take a random half of them."""
