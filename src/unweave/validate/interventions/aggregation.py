@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor
 
-from unweave.progress import QUIET, Progress
+from unweave.progress import QUIET, Advance, Progress
 from unweave.subject import Subject
 from unweave.validate.bootstrap import BootstrapSettings, Interval, mean_interval
 from unweave.validate.interventions.latents import latents_on, one_writer
@@ -125,9 +125,7 @@ def explain(
     *,
     progress: Progress = QUIET,
 ) -> Explained:
-    """The smallest set of each input in the order of attribution, by halving; all of its active
-    latents where no smaller set is good enough.
-    """
+    """The smallest set of each input in the order of attribution (`smallest`)."""
     score = torch.cat(
         [
             attributions(subject, standing, group, strict=settings.strict)
@@ -136,18 +134,43 @@ def explain(
     )
     rank = score.argsort(1, descending=True).argsort(1)
     active = (score != 0).sum(1)
-    low, high = torch.zeros_like(active), active.clone()
-    steps = int(active.max()).bit_length()
+
+    def bad(at: Tensor, size: Tensor) -> Tensor:
+        some = Inputs(inputs.rows[at], inputs.logits[at], inputs.means)
+        keep = rank[at] < size[:, None]
+        return _kept(subject, standing, some, keep, settings) > settings.bound
+
+    steps = 2 * int(active.max()).bit_length()
     with progress.task("aggregation: explanations", total=steps, unit="steps") as advance:
-        for _ in range(steps):
-            middle = (low + high) // 2
-            kl = _kept(subject, standing, inputs, rank < middle[:, None], settings)
-            good = kl <= settings.bound
-            high, low = torch.where(good, middle, high), torch.where(good, low, middle + 1)
-            low = torch.minimum(low, high)
-            advance(1)
-    needed = rank < high[:, None]
+        needed = rank < smallest(bad, active, advance)[:, None]
     return Explained(needed, _kept(subject, standing, inputs, needed, settings), active.float())
+
+
+def smallest(
+    bad: Callable[[Tensor, Tensor], Tensor],
+    most: Int[Tensor, " inputs"],
+    advance: Advance = lambda amount: None,
+) -> Int[Tensor, " inputs"]:
+    """How many latents each input needs, `most` where no smaller number is good enough.
+
+    `bad` says of some inputs and a number each whether that is too few. The first good one of 1, 2,
+    4, ... is halved from: where latents balance each other out keeping more may be worse, and
+    halving from all would pass over the small sets, which are those that do harm when united.
+    """
+    low, high = torch.zeros_like(most), most.clamp_max(1)
+    left = (high < most).nonzero()[:, 0]
+    while len(left):
+        left = left[bad(left, high[left])]
+        low[left], high[left] = high[left] + 1, torch.minimum(2 * high[left], most[left])
+        left = left[high[left] < most[left]]
+        advance(1)
+    while len(left := (low < high).nonzero()[:, 0]):
+        middle = (low[left] + high[left]) // 2
+        worse = bad(left, middle)
+        low[left] = torch.where(worse, middle + 1, low[left])
+        high[left] = torch.where(worse, high[left], middle)
+        advance(1)
+    return high
 
 
 def _kept(
