@@ -51,7 +51,7 @@ def fitted(subject: Subject, train: torch.Tensor, asked: argparse.Namespace, wor
             parts, log = fit_parts(
                 subject, mine, train, workers=workers, seed=1,
                 settings=LocalSettings(lr=4e-3, batch=512, revive_at=(0.2, 0.45)),
-                harvest=HarvestSettings(window_tokens=4096, store="subject"),
+                harvest=HarvestSettings(window_tokens=4096),
             )  # fmt: skip
             making = folder.with_suffix(".making")
             save_parts(parts, making)
