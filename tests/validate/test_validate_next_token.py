@@ -72,6 +72,25 @@ def test_strength_weighs_and_size_of_directions_does_not():
     assert score(directions, ROWS)[0] == pytest.approx(score(7 * directions, ROWS)[0], rel=1e-4)
 
 
+def test_firings_count_by_their_strength_and_negative_ones_not_at_all():
+    rows, part = counted(), Placed("it", Writes(promoting(torch.arange(VOCAB))), ("x",), ("x",))
+    inside = rows[:, 1:].reshape(-1, 1)
+    after = rows[:, 2:]
+    # At each place but the last: who promotes what follows, who forbids it, and who is negative.
+    right = torch.cat([after, after[:, -1:]], 1).reshape(-1, 1)
+    other = START + (right - START + 20) % (VOCAB - START)
+    latent = torch.cat([right, other, inside], 1)
+
+    def scored(*values: float) -> float:
+        code = SparseCode.from_topk(latent, torch.tensor([values]).expand(len(latent), -1), VOCAB)
+        return next_token_score(SUBJECT, part, code, rows).value
+
+    one, two = scored(1.0, 0.0, 0.0), scored(0.0, 1.0, 0.0)
+    assert one > two + 1
+    assert scored(3.0, 1.0, 0.0) == pytest.approx((3 * one + two) / 4, rel=1e-4)
+    assert scored(3.0, 1.0, -2.0) == pytest.approx((3 * one + two) / 4, rel=1e-4)
+
+
 def test_what_is_not_written_into_the_stream_is_refused():
     with pytest.raises(UserError, match="no direct effect"):
         score(torch.ones(VOCAB, SUBJECT.d_model + 1), ROWS)
