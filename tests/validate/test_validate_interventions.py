@@ -9,7 +9,7 @@ from unweave.dictionaries.activation.topk import TopK
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import autoencoder
 from unweave.errors import UserError
-from unweave.validate.interventions.agreement import agreement, spearman
+from unweave.validate.interventions.agreement import agreement
 from unweave.validate.interventions.latents import Intervention, latents_on, partners, setting
 from unweave.validate.interventions.measuring import InterventionSettings, intervene
 from unweave.validate.placed import Placed, placed, run_with
@@ -93,7 +93,8 @@ def test_agreement_by_hand_and_by_chance():
     right = agreement(2 * m, m, latent)
     assert right.sign.value == right.rank.value == 1
     assert right.slope.value == pytest.approx(0.5)
-    assert spearman(np.array([1.0, 2, 2, 3]), np.array([1.0, 2, 2, 9])) == pytest.approx(1)
+    tied = agreement(np.array([1.0, 2, 2, 3]), np.array([1.0, 2, 2, 9]), np.zeros(4, dtype=int))
+    assert tied.rank.value == tied.rank_per_latent.value == pytest.approx(1)
     wrong = agreement(np.random.default_rng(0).permutation(m), m, latent)
     assert abs(wrong.rank.value) < 0.35
     assert wrong.rank.low < 0 < wrong.rank.high

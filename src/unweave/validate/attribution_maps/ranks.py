@@ -16,7 +16,7 @@ def ranks(values: Float[Tensor, "rows items"]) -> Float[Tensor, "rows items"]:
 def spearman(
     one: Float[Tensor, "rows items"], other: Float[Tensor, "rows items"]
 ) -> Float[Tensor, " rows"]:
-    """Rank correlation of each row with its counterpart; 0 where one of them is all ties."""
+    """Rank correlation of each row with its counterpart; nan where one of them is all ties."""
     a, b = (r - r.mean(1, keepdim=True) for r in (ranks(one), ranks(other)))
     size = (a.square().sum(1) * b.square().sum(1)).sqrt()
-    return torch.where(size > 0, (a * b).sum(1) / size.clamp_min(1e-300), 0.0)
+    return torch.where(size > 0, (a * b).sum(1) / size.clamp_min(1e-300), torch.nan)

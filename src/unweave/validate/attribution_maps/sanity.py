@@ -133,8 +133,8 @@ def _kept(
     return Kept(
         way=way,
         stage=stage,
-        signed=_mean(spearman(one, other), settings),
-        sizes=_mean(spearman(one.abs(), other.abs()), settings),
+        signed=_mean(spearman(one, other).nan_to_num(), settings),
+        sizes=_mean(spearman(one.abs(), other.abs()).nan_to_num(), settings),
     )
 
 
@@ -145,7 +145,7 @@ def _verdict(
     ends = [one.sizes.high for one in kept if one.way == "cascading"]
     return Verdict(
         kept=list(kept),
-        floor=_mean(spearman(sizes, sizes.roll(1, 0)), settings),
+        floor=_mean(spearman(sizes, sizes.roll(1, 0)).nan_to_num(), settings),
         passes=bool(ends) and ends[-1] is not None and ends[-1] < settings.most,
         control=control,
     )

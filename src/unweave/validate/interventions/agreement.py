@@ -12,8 +12,10 @@ Resampled are latents, with all their rows.
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
+from unweave.validate.attribution_maps.ranks import spearman
 from unweave.validate.bootstrap import BootstrapSettings, Interval
 
 
@@ -37,7 +39,7 @@ def agreement(
     """All of them; a part that says the same of everything has no rank and no line (nan)."""
     settings = settings or BootstrapSettings(resamples=200)
     groups = [np.flatnonzero(latent == each) for each in np.unique(latent)]
-    own = np.array([spearman(predicted[g], measured[g]) for g in groups])
+    own = np.array([_rank(predicted[g], measured[g]) for g in groups])
     predicted, measured = predicted.astype(np.float64), measured.astype(np.float64)
     random = np.random.default_rng(settings.seed)
     value, drawn = _all(predicted, measured, own), []
@@ -54,14 +56,10 @@ def agreement(
     return Agreement(*found)
 
 
-def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Correlation of ranks, ties sharing theirs; nan where one side is constant."""
-    return _pearson(_ranks(x), _ranks(y)) if len(x) > 2 else float("nan")
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+def _rank(x: np.ndarray, y: np.ndarray) -> float:
+    if len(x) < 3:
+        return float("nan")
+    return spearman(*(torch.from_numpy(side.astype(np.float64))[None] for side in (x, y))).item()
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
@@ -74,4 +72,4 @@ def _all(p: np.ndarray, m: np.ndarray, own: np.ndarray) -> tuple[float, ...]:
     r = _pearson(p, m)
     slope = float(r * m.std() / p.std()) if p.std() > 0 else float("nan")
     mean = float(np.nanmean(own)) if np.isfinite(own).any() else float("nan")
-    return float((np.sign(p) == np.sign(m)).mean()), spearman(p, m), slope, r**2, mean
+    return float((np.sign(p) == np.sign(m)).mean()), _rank(p, m), slope, r**2, mean

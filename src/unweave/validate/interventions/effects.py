@@ -21,8 +21,8 @@ from torch import Tensor
 from unweave.errors import UserError
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
+from unweave.validate.attribution_maps.ranks import spearman
 from unweave.validate.bootstrap import BootstrapSettings, Interval, mean_interval, ratio_interval
-from unweave.validate.interventions.agreement import spearman
 from unweave.validate.interventions.latents import (
     Latents,
     latents_on,
@@ -206,7 +206,7 @@ def _score(
 
 
 def _mean_rank(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.mean([np.nan_to_num(spearman(a, b)) for a, b in zip(x, y, strict=True)]))
+    return spearman(torch.from_numpy(x), torch.from_numpy(y)).nan_to_num().mean().item()
 
 
 def _agreement(scores: list[_Scores], settings: BootstrapSettings) -> LogitAgreement:
