@@ -4,7 +4,9 @@ OUT/place/            everything that is measured there: see `unweave.pipeline.p
 OUT/randomised.json   the same short recipe on the trained (two seeds) and on shuffled networks
 OUT/validation.md     both as tables
 
-Each method is measured once: the same command goes on where it was cut off.
+Repeats with another seed are those of the short recipe: what was given is measured as it is, and
+nothing is trained again for it. Each method is measured once: the same command goes on where it was
+cut off.
 """
 
 from functools import partial

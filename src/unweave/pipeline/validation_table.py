@@ -97,7 +97,8 @@ def said_of_randomised(found: Measurements) -> str:
     return (
         f"The same short recipe at {found.place} of the trained network (two seeds) and of copies "
         "with shuffled weights. Kept: what mean ablation costs less what the parts, or their "
-        "words, cost. A score that does not tell the lines apart says nothing about training."
+        "words, cost. A score that does not tell the lines apart says nothing about training. Only "
+        "this recipe is repeated with another seed: what the first table has is measured as it is."
     )
 
 
