@@ -2,14 +2,17 @@
 
 import pytest
 import torch
+from tiny_subject import family_subject, tiny_rows
 
 from unweave.dictionaries.activation.batchtopk import BatchTopK
 from unweave.dictionaries.activation.jumprelu import JumpReLU
 from unweave.dictionaries.activation.relu import ReLU
 from unweave.dictionaries.activation.topk import TopK
+from unweave.dictionaries.attention.qk_block import attention_inputs, qk_block
 from unweave.dictionaries.attention.qk_spec import QKTranscoderSpec
 from unweave.dictionaries.attention.qk_transcoder import QKTranscoder
 from unweave.errors import UserError
+from unweave.subject import load_subject, token_rows
 
 SIZES = {"d_in": 16, "heads": 4, "kv_heads": 2, "d_head": 6, "n_queries": 20, "n_keys": 24}
 
@@ -103,3 +106,26 @@ def test_bad_input_is_refused(x, tmp_path):
         QKTranscoderSpec(
             site="blocks.0.attn.in", query_activation=ReLU(), key_activation=TopK(k=25), **SIZES
         )
+
+
+def own_and_computed(subject, rows, layer):
+    own = subject.run(rows, capture=[f"blocks.{layer}.attn.pattern"]).sites
+    block = qk_block(subject, layer, rows.shape[1])
+    inputs = attention_inputs(subject, rows, [layer], rows_at_once=2)[layer]
+    return own[f"blocks.{layer}.attn.pattern"], block.pattern(inputs)
+
+
+def test_a_block_gives_the_pattern_of_wren():
+    subject = load_subject("wren", dtype="float32")
+    rows = token_rows(subject, "heldout", tokens=2000, context=128).train[:3]
+    for layer in range(5):
+        own, computed = own_and_computed(subject, rows, layer)
+        assert (own - computed).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama-bias", "gpt2", "gpt-neox", "qwen2"])
+def test_a_block_gives_the_pattern_of_other_families(family):
+    subject = family_subject(family)
+    own, computed = own_and_computed(subject, tiny_rows(3, 12), 1)
+    assert (own - computed).abs().max() < 1e-5
+    assert own[0, 0, 3, 0] != pytest.approx(0.25, abs=1e-3)
