@@ -50,7 +50,9 @@ def fitted(subject: Subject, train: torch.Tensor, asked: argparse.Namespace, wor
             mine = [spec for spec in specs if place_of(spec.name).layer in layers]
             parts, log = fit_parts(
                 subject, mine, train, workers=workers, seed=1,
-                settings=LocalSettings(lr=4e-3, batch=512, revive_at=(0.2, 0.45)),
+                settings=LocalSettings(
+                    lr=4e-3, pattern_lr=1e-3, batch=512, revive_at=(0.2, 0.45)
+                ),
                 harvest=HarvestSettings(window_tokens=4096),
             )  # fmt: skip
             making = folder.with_suffix(".making")

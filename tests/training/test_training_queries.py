@@ -152,3 +152,17 @@ def test_without_parts_of_queries_patterns_are_not_looked_at(subject, started):
     other = SETTINGS.model_copy(update={"pattern_weight": 0.0})
     same_bits(tune(subject, exact, settings=other)[0], parts)
     assert "pattern" not in tune(subject, started, settings=other)[1][0]
+
+
+def test_queries_and_keys_may_have_a_learning_rate_of_their_own(subject):
+    specs = part_specs(subject, latents=2, k_mlp=6, k_attention=6, k_query=6, k_key=6, skip=False)
+
+    def fit(**changes):
+        settings = LocalSettings(batch=200, lr=5e-3, revive_at=(), **changes)
+        with Workers(1) as workers:
+            return fit_parts(subject, specs, ROWS, workers=workers, seed=0, settings=settings)[0]
+
+    usual, slow = fit(), fit(pattern_lr=1e-5)
+    for name, part in usual.items():
+        moved = not torch.equal(part.W_enc, slow[name].W_enc)
+        assert moved == (place_of(name).kind in ("q", "k")), name

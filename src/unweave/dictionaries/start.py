@@ -76,8 +76,7 @@ def start_linear(
         slot = slice(head * spec.d_read, (head + 1) * spec.d_read)
         read = rows[:, slot]
         mean = read.mean(0)
-        drawn = torch.randint(len(rows), (per_head,), generator=generator).to(rows.device)
-        direction = _unit(read[drawn] - mean)
+        direction = _unit(_differences(read, per_head, generator))
         part.W_enc.data[mine] = direction
         part.b_enc.data[mine] = -(direction @ mean)
         written = direction @ W[slot]
@@ -86,6 +85,27 @@ def start_linear(
         part.b_enc.data[mine] *= written.norm(dim=1)
     _fit_height(part, rows, residual)
     return part
+
+
+def _differences(
+    rows: Float[Tensor, "rows d"], count: int, generator: torch.Generator
+) -> Float[Tensor, "count d"]:
+    """Differences of random rows from their mean; after every row was taken once, of two rows.
+
+    The first block reads the same row wherever the same token stands. Latents that are copies of
+    each other fire together, and k copies would write k times too much.
+    """
+    order = torch.randperm(len(rows), generator=generator).to(rows.device)
+    probe = torch.randn(rows.shape[1], 2, generator=generator).to(rows)
+    seen = (rows[order] @ probe).float()
+    seen = (seen / seen.std(0).clamp_min(1e-12) * 1e3).round()
+    _, label = seen.unique(dim=0, return_inverse=True)
+    first = torch.full((int(label.max()) + 1,), len(rows), device=rows.device)
+    at = torch.arange(len(rows), device=rows.device)
+    first.scatter_reduce_(0, label, at, reduce="amin")
+    own = rows[order[first.sort().values[:count]]]
+    pairs = torch.randint(len(rows), (2, count - len(own)), generator=generator).to(rows.device)
+    return torch.cat([own - rows.mean(0), rows[pairs[0]] - rows[pairs[1]]])
 
 
 def _scaled_part(spec: PartSpec, x: Tensor, y: Tensor, *, seed: int) -> tuple[Part, Tensor, Tensor]:

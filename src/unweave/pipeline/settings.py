@@ -71,8 +71,9 @@ class DecompileSettings(BaseModel):
     k_attention: PositiveInt | None = None
     """Latents active per token in an attention part; when not given, as for MLPs."""
     k_query: NonNegativeInt | None = None
-    """Latents active per token in a part for queries; when not given, as for MLPs; 0 leaves queries
-    as the subject computes them. With those of keys too, patterns are exact."""
+    """Latents active per token in a part for queries; 0 leaves queries as the subject computes
+    them, and with those of keys too, patterns are exact. When not given, 16 for a stream of up to
+    256 and 0 for a wider one, where features in place of patterns still cost too much."""
     k_key: NonNegativeInt | None = None
     """Latents active per token in a part for keys, likewise."""
     skip: bool = False
@@ -111,9 +112,10 @@ class DecompileSettings(BaseModel):
         chosen = {
             "k_mlp": self.k_mlp or k,
             "k_attention": self.k_attention or k,
-            "k_query": k if self.k_query is None else self.k_query,
-            "k_key": k if self.k_key is None else self.k_key,
-            "local": self.local or LocalSettings(lr=5e-3 if narrow else 4e-3),
+            "k_query": k * narrow if self.k_query is None else self.k_query,
+            "k_key": k * narrow if self.k_key is None else self.k_key,
+            "local": self.local
+            or (LocalSettings(lr=5e-3) if narrow else LocalSettings(lr=4e-3, pattern_lr=1e-3)),
             "joint": self.joint or joint,
         }
         return ResolvedSettings.model_validate({**dict(self), **chosen})

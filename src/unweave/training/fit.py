@@ -102,6 +102,8 @@ def _trainer(
         W = _map_of(subject.attention_weights(layer), kind, subject.n_heads // subject.n_kv_heads)
         part = start_linear(spec, W.float(), x, y, seed=seed)
     part.start_output.copy_(starts[spec.output_site])
+    if kind in ("q", "k") and settings.pattern_lr is not None:
+        settings = settings.model_copy(update={"lr": settings.pattern_lr})
     return LocalTrainer(part, steps, seed=seed, settings=settings)
 
 

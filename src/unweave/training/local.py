@@ -37,6 +37,9 @@ class LocalSettings(BaseModel):
     """Vectors per step."""
     lr: PositiveFloat = 2e-3
     """Peak learning rate of Adam."""
+    pattern_lr: PositiveFloat | None = None
+    """The same for parts of queries and keys, which in a wide stream go astray at rates that suit
+    the others; when not given, `lr`."""
     epochs: PositiveInt = 1
     """Visits of the whole text."""
     revive_at: tuple[float, ...] = (0.15, 0.3, 0.45)
