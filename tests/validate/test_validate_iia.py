@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny_subject import START, tiny_llama
+from parity_network import SITE, D, pairs, parity_network
+from tiny_subject import tiny_llama
 
 from unweave.dictionaries.baselines.neurons import coordinates
 from unweave.validate.interventions.iia import IIASettings, interchange_accuracy, wilson
 from unweave.validate.interventions.iia_protocol import Variable, iia_on
 from unweave.validate.interventions.interchange import (
-    Counterfactual,
     LearnSettings,
     answers_after,
     exchange_of,
@@ -24,44 +24,8 @@ from unweave.validate.worlds.programs.interchange import (
 )
 from unweave.validate.worlds.programs.library import program
 
-D, SITE = 32, "blocks.1.resid_post"
 WHOLE = Placed("whole", coordinates(D), (SITE,), (SITE,))
 SETTINGS = IIASettings(pairs=80, k=2, learn=LearnSettings(epochs=4, rate=0.1, batch=20))
-ODD, EVEN = 41, 40
-
-
-def parity_network():
-    """Says whether the last token is odd, in coordinate 0; all the rest of the stream is noise
-    that differs by token and that the answer takes no notice of.
-    """
-    subject = tiny_llama()
-    model = subject.model
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-        model.model.norm.weight.fill_(1)
-        table = model.model.embed_tokens.weight
-        table.copy_(torch.randn(table.shape, generator=torch.Generator().manual_seed(3)))
-        table[:, 0] = (torch.arange(len(table)) % 2 * 2.0 - 1) * 4
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[ODD, 0], model.lm_head.weight[EVEN, 0] = 3.0, -3.0
-    return subject
-
-
-def pairs(count=80, *, seed=0, differ=False):
-    random = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(3, 40, (count, 2), generator=random)
-    if differ:
-        tokens[:, 1] += (tokens.sum(1) + 1) % 2
-
-    def answer(token):
-        return ODD if token % 2 else EVEN
-
-    return [
-        Counterfactual((START, 5, b), (START, 6, s), 2, 2, answer(b), answer(s), answer(s))
-        for b, s in tokens.tolist()
-    ]
 
 
 class Blind:
@@ -132,7 +96,7 @@ def test_as_a_protocol_variables_are_pooled_and_nothing_is_done_twice(tmp_path, 
     assert "both prompts in 0" in outcome.details["by_variable"]["more"]["refused"]
     monkeypatch.setattr("unweave.validate.interventions.interchange._descend", None)
     assert iia_on(bench, [known, unknown], SETTINGS) == outcome
-    with pytest.raises(Refused, match="No variable can be exchanged in tiny here"):
+    with pytest.raises(Refused, match="No variable can be exchanged in parity here"):
         iia_on(bench, [unknown], SETTINGS)
 
 

@@ -95,7 +95,7 @@ def _placed(
     ends = [text.rfind(at) + len(at) if at in text else -1 for text, at in prompts]
     # What comes after the words must be the same tokens on its own as in the prompt.
     tails = subject.tokenizer.encode_many(
-        [text[end:] for (text, _), end in zip(prompts, ends, strict=True)]
+        [text[end:] if end >= 0 else "" for (text, _), end in zip(prompts, ends, strict=True)]
     )
     found: list[tuple[tuple[int, ...], int] | None] = []
     for (text, at), row, tail, end in zip(prompts, rows, tails, ends, strict=True):
