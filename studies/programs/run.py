@@ -34,7 +34,7 @@ from unweave.dictionaries.dictionary_spec import autoencoder
 from unweave.training.batches import ArraySource
 from unweave.training.trainee import Trainee, TraineeSettings
 from unweave.training.trainer import TrainSettings, train
-from unweave.validate.circuit_truth import auroc, measure_circuit, node_scores
+from unweave.validate.circuit_truth import item_auroc, measure_circuit, node_scores
 from unweave.validate.fidelity import measure_fidelity
 from unweave.validate.recovery import measure_recovery
 from unweave.validate.worlds.programs.as_world import site_vectors
@@ -116,7 +116,7 @@ def edges_of(name: str, seed: int) -> dict[str, Any]:
     }
     found = {method: judged(some, true) for method, some in scores.items()}
     found |= prompts(compiled, seed)
-    drawn = [auroc(random_edges(subject, seed=s), true) for s in range(RANDOM_ORDERS)]
+    drawn = [item_auroc(random_edges(subject, seed=s), true) for s in range(RANDOM_ORDERS)]
     return {
         "accuracy": sum(compiled.accuracy(rows) for rows in held_out) / 2,
         "blocks": subject.n_layers,
@@ -125,7 +125,7 @@ def edges_of(name: str, seed: int) -> dict[str, Any]:
         "true_edges": len(true),
         "chance": round(len(true) / len(patched), 4),
         "methods": found,
-        "nodes_by_patching": auroc(node_scores(patched), compiled.true_nodes),
+        "nodes_by_patching": item_auroc(node_scores(patched), compiled.true_nodes),
         "random_auroc": round(float(torch.tensor(drawn).mean()), 4),
         "random_auroc_sd": round(float(torch.tensor(drawn).std()), 4),
     }

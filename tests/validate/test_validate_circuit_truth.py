@@ -10,7 +10,7 @@ from unweave.circuits.wired import Wired
 from unweave.errors import UserError
 from unweave.validate.circuit_truth import (
     at_k,
-    auroc,
+    item_auroc,
     measure_circuit,
     merged,
     node_scores,
@@ -32,14 +32,14 @@ from unweave.validate.worlds.programs.library import distractor, program
 
 def test_the_area_is_what_one_counts_by_hand() -> None:
     scores = {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}
-    assert auroc(scores, {"a", "b"}) == 1.0
-    assert auroc(scores, {"c", "d"}) == 0.0
-    assert auroc(scores, {"a", "d"}) == 0.5
-    assert auroc(scores, {"a", "c"}) == 0.75  # 2 + 1 of 4 pairs
+    assert item_auroc(scores, {"a", "b"}) == 1.0
+    assert item_auroc(scores, {"c", "d"}) == 0.0
+    assert item_auroc(scores, {"a", "d"}) == 0.5
+    assert item_auroc(scores, {"a", "c"}) == 0.75  # 2 + 1 of 4 pairs
     tied = {"a": 2.0, "b": 1.0, "c": 1.0, "d": 1.0, "e": 0.0}
-    assert auroc(tied, {"a", "b"}) == (3 + 1 + 2 * 0.5) / 6
-    assert auroc(dict.fromkeys("abc", 7.0), {"b"}) == 0.5
-    assert auroc({"a": float("inf"), "b": 1.0}, {"a"}) == 1.0
+    assert item_auroc(tied, {"a", "b"}) == (3 + 1 + 2 * 0.5) / 6
+    assert item_auroc(dict.fromkeys("abc", 7.0), {"b"}) == 0.5
+    assert item_auroc({"a": float("inf"), "b": 1.0}, {"a"}) == 1.0
 
 
 def test_a_tie_on_the_border_counts_by_its_share() -> None:
@@ -55,15 +55,15 @@ def test_a_tie_on_the_border_counts_by_its_share() -> None:
 def test_what_cannot_be_judged_is_refused_with_its_reason() -> None:
     scores = {"a": 1.0, "b": 2.0}
     with pytest.raises(Refused, match="none is untrue"):
-        auroc(scores, {"a", "b"})
+        item_auroc(scores, {"a", "b"})
     with pytest.raises(Refused, match="none is true"):
         measure_circuit(scores, set())
     with pytest.raises(Refused, match="nothing to recall"):
         at_k(scores, set(), 1)
     with pytest.raises(UserError, match="z is part of the true circuit"):
-        auroc(scores, {"a", "z"})
+        item_auroc(scores, {"a", "z"})
     with pytest.raises(UserError, match="score of b is not a number"):
-        auroc({"a": 1.0, "b": float("nan")}, {"a"})
+        item_auroc({"a": 1.0, "b": float("nan")}, {"a"})
     with pytest.raises(UserError, match="first 3 of 2"):
         at_k(scores, {"a"}, 3)
 
@@ -88,10 +88,10 @@ def test_patching_finds_the_program_and_looking_at_attention_does_not(name: str)
     groups = [usual.draw(16, length=n, seed=n) for n in (3, 4)]
     patched = patched_edges(compiled.subject, groups, seed=0)
     assert measure_circuit(patched, compiled.edges).auroc > 0.99
-    assert auroc(node_scores(patched), compiled.true_nodes) > 0.99
+    assert item_auroc(node_scores(patched), compiled.true_nodes) > 0.99
     looked = attention_edges(compiled.subject, groups)
-    assert auroc(looked, compiled.edges) < 0.9
-    drawn = [auroc(random_edges(compiled.subject, seed=s), compiled.edges) for s in range(200)]
+    assert item_auroc(looked, compiled.edges) < 0.9
+    drawn = [item_auroc(random_edges(compiled.subject, seed=s), compiled.edges) for s in range(200)]
     assert torch.tensor(drawn).mean().item() == pytest.approx(0.5, abs=0.05)
 
 
@@ -108,7 +108,7 @@ def test_the_gradient_is_right_where_the_network_is_linear() -> None:
     weights = weight_edges(compiled.subject)
     # The distractor's weights are as large as the program's.
     assert weights[Edge("embed", "blocks.0.head.1.q")] > weights[value]
-    assert auroc(weights, compiled.edges) < 1.0
+    assert item_auroc(weights, compiled.edges) < 1.0
 
 
 def test_only_the_edge_that_is_patched_changes() -> None:

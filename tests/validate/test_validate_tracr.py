@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unweave.errors import UserError
-from unweave.validate.circuit_truth import auroc
+from unweave.validate.circuit_truth import item_auroc
 from unweave.validate.worlds.programs.edge_scores import patched_edges, random_edges
 from unweave.validate.worlds.programs.layout import Edge
 from unweave.validate.worlds.tracr import load_tracr, tracr_cases
@@ -57,8 +57,8 @@ def test_the_edges_of_a_program_are_those_one_reads_in_its_description(folder: P
         Edge("blocks.1.mlp", "logits"),
     }
     groups = [case.draw(16, length=n, seed=n) for n in (6, 9)]
-    assert auroc(patched_edges(case.subject, groups, seed=0), case.edges) == 1.0
-    drawn = [auroc(random_edges(case.subject, seed=s), case.edges) for s in range(100)]
+    assert item_auroc(patched_edges(case.subject, groups, seed=0), case.edges) == 1.0
+    drawn = [item_auroc(random_edges(case.subject, seed=s), case.edges) for s in range(100)]
     assert np.mean(drawn) == pytest.approx(0.5, abs=0.05)
 
 
@@ -67,7 +67,7 @@ def test_what_selects_everything_carries_nothing(folder: Path) -> None:
     assert {e.target for e in case.edges if e.source == "embed"} == {"blocks.3.head.0.v"}
     # That the length is counted is seen from its being written, where lengths differ.
     groups = [case.draw(8, length=n, seed=n) for n in (5, 8)]
-    assert auroc(patched_edges(case.subject, groups, seed=0), case.edges) == 1.0
+    assert item_auroc(patched_edges(case.subject, groups, seed=0), case.edges) == 1.0
 
 
 def test_what_is_no_case_is_refused(folder: Path, tmp_path: Path) -> None:

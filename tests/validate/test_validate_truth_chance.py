@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from told_coder import ToldCoder
 
 from unweave.errors import UserError
-from unweave.validate.truth.chance import random_twin, recovery_beside_chance
+from unweave.validate.truth.chance import random_directions_of, recovery_beside_chance
 from unweave.validate.truth.seeds import over_seeds
 from unweave.validate.worlds.features import PlantedSettings, planted_world
 
@@ -48,11 +48,11 @@ def test_a_twin_keeps_everything_but_its_directions() -> None:
     world = planted_world(PlantedSettings(d=16, n_features=10, mean_active=1.0), seed=0)
     x, truth = world.draw(50, seed=1)
     coder = ToldCoder(3 * world.directions, x, truth)
-    twin, again = random_twin(coder, seed=0), random_twin(coder, seed=0)
+    twin, again = random_directions_of(coder, seed=0), random_directions_of(coder, seed=0)
     assert torch.equal(twin.encode(x).dense(), coder.encode(x).dense())
     assert twin.directions().norm(dim=1).allclose(torch.full((10,), 3.0))
     assert torch.equal(twin.directions(), again.directions())
-    assert not torch.equal(twin.directions(), random_twin(coder, seed=1).directions())
+    assert not torch.equal(twin.directions(), random_directions_of(coder, seed=1).directions())
 
 
 def test_a_spread_says_over_how_many_seeds() -> None:

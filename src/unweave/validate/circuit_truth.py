@@ -12,8 +12,11 @@ from fractions import Fraction
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
+import torch
+
 from unweave.errors import UserError
 from unweave.validate.protocols.protocol import Refused
+from unweave.validate.truth.states import auroc
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -51,7 +54,7 @@ def measure_circuit(scores: Mapping[Item, float], truth: Collection[Item]) -> Ci
         UserError: a true edge without a score, or a score that is no number.
         Refused: every candidate is true, or none is.
     """
-    area = auroc(scores, truth)
+    area = item_auroc(scores, truth)
     true = len(set(truth))
     return CircuitScore(
         auroc=area,
@@ -62,35 +65,31 @@ def measure_circuit(scores: Mapping[Item, float], truth: Collection[Item]) -> Ci
     )
 
 
-def auroc(scores: Mapping[Item, float], truth: Collection[Item]) -> float:
-    """Area under the ROC curve, exact: the chance that a true one outscores another.
+def item_auroc(scores: Mapping[Item, float], truth: Collection[Item]) -> float:
+    """Area under the ROC curve: the chance that a true one outscores another.
 
     Raises:
         UserError: a true one without a score, or a score that is no number.
         Refused: every candidate is true, or none is, so there is nothing to tell apart.
     """
-    ties = _ties(scores, truth)
-    true = sum(hits for hits, _ in ties)
-    false = len(scores) - true
-    if not true or not false:
+    _checked(scores, truth)
+    true = set(truth)
+    if not true or len(true) == len(scores):
         missing = "true" if not true else "untrue"
         raise Refused(
             f"Of {len(scores)} scored candidates none is {missing}, so an order of them can be "
             "neither right nor wrong"
         )
-    won, below = Fraction(0), 0
-    for hits, size in reversed(ties):
-        misses = size - hits
-        won += hits * (below + Fraction(misses, 2))
-        below += misses
-    return float(won / (true * false))
+    value = torch.tensor(list(scores.values()), dtype=torch.float64)
+    there = torch.tensor([one in true for one in scores])
+    return auroc(value[:, None], there[:, None]).item()
 
 
 def at_k(scores: Mapping[Item, float], truth: Collection[Item], k: int) -> AtK:
     """Precision and recall of the k highest scores.
 
     Raises:
-        UserError: as `auroc`, or a k that is not between 1 and the number of scores.
+        UserError: as `item_auroc`, or a k that is not between 1 and the number of scores.
         Refused: nothing is true.
     """
     if not 1 <= k <= len(scores):
@@ -131,11 +130,15 @@ def merged_target(target: str) -> str:
 
 def _ties(scores: Mapping[Item, float], truth: Collection[Item]) -> Sequence[tuple[int, int]]:
     """Groups of equal scores, highest first: how many of each are true, and how many there are."""
-    if strange := [one for one in set(truth) if one not in scores]:
-        raise UserError(f"{strange[0]} is part of the true circuit and has no score")
-    if broken := [one for one, score in scores.items() if math.isnan(score)]:
-        raise UserError(f"The score of {broken[0]} is not a number")
+    _checked(scores, truth)
     true = set(truth)
     ordered = sorted(((score, one in true) for one, score in scores.items()), reverse=True)
     groups = [[hit for _, hit in group] for _, group in groupby(ordered, key=lambda pair: pair[0])]
     return [(sum(group), len(group)) for group in groups]
+
+
+def _checked(scores: Mapping[Item, float], truth: Collection[Item]) -> None:
+    if strange := [one for one in set(truth) if one not in scores]:
+        raise UserError(f"{strange[0]} is part of the true circuit and has no score")
+    if broken := [one for one, score in scores.items() if math.isnan(score)]:
+        raise UserError(f"The score of {broken[0]} is not a number")

@@ -26,7 +26,7 @@ class Compared(NamedTuple):
     """Of its random twin."""
 
 
-def random_twin(coder: Coder, *, seed: int) -> FixedDictionary:
+def random_directions_of(coder: Coder, *, seed: int) -> FixedDictionary:
     """The same codes written along random directions of the same lengths.
 
     As many latents fire, in the same rows and as strongly: only the directions are lost.
@@ -48,7 +48,7 @@ def recovery_beside_chance(
     seed: int = 0,
 ) -> Compared:
     """Hold a coder and its random twin to planted directions (see `measure_recovery`)."""
-    twin = random_twin(coder, seed=seed)
+    twin = random_directions_of(coder, seed=seed)
     found, chance = (
         measure_recovery(one, directions, x, truth, parents=parents) for one in (coder, twin)
     )

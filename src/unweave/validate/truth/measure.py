@@ -18,7 +18,7 @@ from unweave.errors import UserError
 from unweave.validate.fidelity import measure_fidelity
 from unweave.validate.protocols.protocol import Refused
 from unweave.validate.truth.absorption import measure_absorption
-from unweave.validate.truth.chance import random_twin, recovery_beside_chance
+from unweave.validate.truth.chance import random_directions_of, recovery_beside_chance
 from unweave.validate.truth.hedging import measure_hedging
 from unweave.validate.truth.planes import measure_planes
 from unweave.validate.truth.states import state_latents
@@ -99,7 +99,7 @@ _WHY_NOT: Mapping[str, str] = {
 
 
 def _fidelity(coder: Coder, world: World, seed: int) -> Measured:
-    twin = random_twin(coder, seed=seed)
+    twin = random_directions_of(coder, seed=seed)
     found = [measure_fidelity(one, world.held_out, world.held_out) for one in (coder, twin)]
     mine, chance = ({"l0": f.l0, "fvu": f.fvu} for f in found)
     return Measured(mine, {"fvu": chance["fvu"]})

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from unweave.dictionaries.code import Coder, SparseCode
 from unweave.errors import UserError
 from unweave.validate.recovery import BAR, SPURIOUS
-from unweave.validate.truth.chance import random_twin
+from unweave.validate.truth.chance import random_directions_of
 
 CANDIDATES = 16
 """Of a plane's latents, those nearest to it are tried in pairs."""
@@ -82,7 +82,7 @@ def measure_planes(
     unit = F.normalize(written[alive], dim=1)
     inside = _inside(planes, unit)
     angles = _angles(planes, unit, inside)
-    twin = F.normalize(random_twin(coder, seed=seed).directions()[alive], dim=1)
+    twin = F.normalize(random_directions_of(coder, seed=seed).directions()[alive], dim=1)
     above, best = inside > BAR, inside.amax(0)
     touched = above.any(1)
     by_chance = _inside(planes, twin)

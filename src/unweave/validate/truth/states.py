@@ -98,7 +98,8 @@ def auroc(
     rank = (below + upto).double() / 2
     there = truth.double().T
     n = there.sum(1, keepdim=True)
-    return (there @ rank.T / n - n / 2) / (len(value) - n)
+    # Halves of whole numbers until the last division, so that the result is exact to one rounding.
+    return (there @ rank.T - n * n / 2) / (n * (len(value) - n))
 
 
 def firing_f1(
