@@ -189,10 +189,14 @@ def test_silent_features_restart_where_the_pattern_is_worst(truth):
 
 def test_a_cut_run_ends_in_the_same_bits(truth, tmp_path, monkeypatch):
     block, x, _, _ = truth
-    settings = QKSettings(steps=16, rows=8, log_every=4, silent_share=0.01)
+    settings = QKSettings(
+        steps=16, rows=8, log_every=4, lr=2e-3, silent_share=0.5, revive_at=(0.75,)
+    )
 
     def run(folder, steps=10**9):
         one = begun(block, x, n=8)
+        with torch.no_grad():
+            one.b_enc_K[:3] = -1e3  # silent from before the cut until after it
         step = QKTrainer.step
 
         def cut(self):
@@ -215,5 +219,6 @@ def test_a_cut_run_ends_in_the_same_bits(truth, tmp_path, monkeypatch):
         run(tmp_path / "cut", steps=9)
     again, log_again = run(tmp_path / "cut")
     assert log == log_again
+    assert sum(line["revived"] for line in log) >= 3
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name

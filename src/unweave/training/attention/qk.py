@@ -30,9 +30,9 @@ class QKSettings(BaseModel):
 
     steps: PositiveInt = 1500
     """Updates."""
-    rows: PositiveInt = 16
-    """Rows of tokens per step."""
-    lr: PositiveFloat = 2e-3
+    rows: PositiveInt = 4
+    """Rows of tokens per step; few of them and more steps go further (studies/qk_transcoders)."""
+    lr: PositiveFloat = 1e-2
     """Peak learning rate of Adam for encoders; that of decoders is in the units of what they
     write: as many times larger as queries and keys vary."""
     schedule: Schedule = Schedule(shape="linear", warmup=0.02, decay_from=0.4)
