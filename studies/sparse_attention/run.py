@@ -53,6 +53,8 @@ class Kind:
 RUNS = {
     # Everything in features, 48 in all.
     "features": Kind(24, 12, 12, pattern_weight=0.3),
+    # The same with half as many.
+    "features-24": Kind(12, 6, 6, pattern_weight=0.3),
     # The subject's own patterns: latents that read one head's z, and a transcoder of all of z.
     "exact": Kind(24),
     "exact-whole-z": Kind(24, one_head=False),

@@ -1,12 +1,14 @@
-"""The attention of SmolLM2-135M from sparse features, fitted block by block, not tuned together.
+"""The attention of SmolLM2-135M from sparse features, fitted block by block.
 
     python studies/sparse_attention/smollm2.py STORE [--tokens N] [--latents N] [--k N]
 
-Parts of six layers at a time, kept in STORE, so that a run that was cut off goes on. Text: wiki.
+Parts of six layers at a time, kept in STORE, so that a run that was cut off goes on; those of four
+layers are then tuned together for a little while. Text: wiki.
 Writes runs/smollm2-135m.local.json beside this file.
 """
 
 import argparse
+import copy
 import json
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ from unweave.dictionaries.part_names import place_of
 from unweave.pipeline.fitting import part_specs
 from unweave.subject import Subject, load_subject, token_rows
 from unweave.training.fit import fit_parts, load_parts, save_parts
+from unweave.training.joint import JointSettings, tune_jointly
 from unweave.training.local import LocalSettings
 from unweave.training.stand_in import AtStart, stand_ins
 from unweave.validate.splice import Variant, splice_scores
@@ -92,11 +95,22 @@ def groups(parts, whole) -> dict[str, dict]:
     }
 
 
+def tuned(subject, parts, train, asked, workers) -> dict[str, dict]:
+    """The parts of the few layers, tuned together; as they were they go on being measured."""
+    few = {n: copy.deepcopy(part) for n, part in parts.items() if place_of(n).layer in FEW}
+    settings = JointSettings(tokens=asked.joint, micro_rows=2, micro_batches=4, lr=3e-4)
+    tune_jointly(subject, few, train, workers=workers, seed=2, settings=settings)
+    placed = stand_ins(few.values(), AtStart())
+    patterns = {n: m for n, m in placed.items() if place_of(n).kind in ("q", "k")}
+    return {"few, tuned": placed, "few, tuned, patterns only": patterns}
+
+
 def main() -> None:
     """Fit, then measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("--tokens", type=int, default=24_000)
+    parser.add_argument("--joint", type=int, default=16_384)
     parser.add_argument("--held", type=int, default=2048)
     parser.add_argument("--latents", type=int, default=4)
     parser.add_argument("--k", type=int, default=32)
@@ -109,6 +123,8 @@ def main() -> None:
     with Workers(1) as workers:
         parts = fitted(subject, text.train[: asked.tokens // 128], asked, workers)
         variants = {n: Variant(g, "propagated") for n, g in groups(*parts.values()).items()}
+        placed = tuned(subject, parts["heads"], text.train, asked, workers)
+        variants |= {n: Variant(g, "propagated") for n, g in placed.items()}
         # Means of a block's three parts at once; the other controls stand in the small networks.
         first = text.train[:16]
         mean = controls(subject, parts["heads"], first, workers, ("mean", "rank"))
@@ -119,7 +135,7 @@ def main() -> None:
         "run": "local",
         "active": {"value": asked.k, "query": asked.k, "key": asked.k},
         "latents": asked.latents * subject.d_model,
-        "tokens": {"local": asked.tokens, "joint": 0, "held": held.numel()},
+        "tokens": {"local": asked.tokens, "joint": asked.joint, "held": held.numel()},
         "few": list(FEW),
         "local": {"original": {"ce": round(float(scores["all"].ce_original.mean()), 4)}}
         | {name: summary(one) for name, one in scores.items()},
