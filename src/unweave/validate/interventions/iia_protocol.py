@@ -50,7 +50,8 @@ def iia(bench: Bench, settings: IIASettings | None = None) -> Outcome:
     or capitals and indirect objects of ours where it has none.
     """
     settings = settings or IIASettings()
-    drawn = shared(settings.drawn, bench.share)
+    # Of fewer, not even a subject that answers most of them would keep enough.
+    drawn = max(shared(settings.drawn, bench.share), 3 * settings.fewest)
     tasks = tasks_in(bench.data, drawn, seed=bench.seed) if bench.data is not None else []
     tasks = tasks or our_tasks(drawn, seed=bench.seed)
     variables = []
