@@ -25,7 +25,7 @@ from unweave.validate.worlds.programs.interchange import (
 from unweave.validate.worlds.programs.library import program
 
 WHOLE = Placed("whole", coordinates(D), (SITE,), (SITE,))
-SETTINGS = IIASettings(pairs=80, k=2, learn=LearnSettings(epochs=4, rate=0.1, batch=20))
+SETTINGS = IIASettings(pairs=80, k=2, chosen=2, learn=LearnSettings(epochs=4, rate=0.1, batch=20))
 
 
 class Blind:
@@ -89,7 +89,7 @@ def test_as_a_protocol_variables_are_pooled_and_nothing_is_done_twice(tmp_path, 
     known = Variable("parity", tuple(pairs(differ=True)), 0)
     unknown = Variable("more", tuple(p._replace(base_answer=7) for p in pairs()), 3)
     outcome = iia_on(bench, [known, unknown], SETTINGS)
-    assert next(iter(outcome.numbers)) == "iia_latents_learned"
+    assert next(iter(outcome.numbers)) == "iia_latents"
     assert outcome.numbers["iia_latents_learned"].value == 1
     assert outcome.controls["iia_random_as_learned"].value < 1
     assert {"iia_random", "iia_nothing", "iia_twin_learned"} < set(outcome.controls)
@@ -106,7 +106,9 @@ def test_in_a_program_the_true_latents_are_found_and_random_directions_are_not()
     variable, site = variable_named(compiled, "count"), "blocks.0.resid_post"
     some = variable_pairs(compiled, variable, 44, length=5, seed=0)
     true = Placed("true", true_latents(compiled, site), (site,), (site,))
-    found = interchange_accuracy(compiled.subject, true, some, SETTINGS.model_copy(update={"k": 6}))
+    found = interchange_accuracy(
+        compiled.subject, true, some, SETTINGS.model_copy(update={"k": 6, "chosen": 6})
+    )
     assert found.share("everything") == found.share("latents_all") == 1
     assert found.share("latents") > 0.9
     assert found.share("latents_learned") > 0.9

@@ -51,7 +51,9 @@ class IIASettings(BaseModel):
     fewest: PositiveInt = Field(default=40, ge=4)
     """Pairs below which nothing is said."""
     k: PositiveInt = 8
-    """Dimensions of subspaces, and latents or neurons exchanged where no mask is learned."""
+    """Dimensions of subspaces."""
+    chosen: PositiveInt = 128
+    """Latents or neurons exchanged where no mask is learned, those of most effect."""
     learn: LearnSettings = LearnSettings()
     """What is learned, and how."""
     random_draws: PositiveInt = 2
@@ -179,14 +181,14 @@ def site_counts(
         everything: the whole vector; other variables come with it, so it need not be the ceiling.
         das: a learned subspace of k dimensions.
         pca: the first k principal directions of the training prompts.
-        neurons, neurons_learned: the k coordinates of most effect, those of a learned mask.
+        neurons, neurons_learned: the coordinates of most effect, those of a learned mask.
         random: a random subspace of k dimensions.
         nothing: no exchange.
         Where there is nothing to exchange (`nothing_there`), the first two and the last.
     """
     train, learn = halves.train, settings.learn
     d = train.base.shape[1]
-    k, neurons = min(settings.k, d), coordinates(d)
+    k, few, neurons = min(settings.k, d), min(settings.chosen, d), coordinates(d)
     moves: dict[str, Move] = {
         "everything": everything,
         "nothing": lambda some: torch.zeros_like(some.base),
@@ -199,7 +201,7 @@ def site_counts(
     mask = learned_weight(subject, site, train, neurons, learn, seed=seed)
     moves |= {
         "pca": along(main.T),
-        "neurons": of_latents(neurons, most_effective(subject, site, train, neurons, k)),
+        "neurons": of_latents(neurons, most_effective(subject, site, train, neurons, few)),
         "neurons_learned": of_latents(neurons, mask),
         "random": along(random_basis(d, k, seed=seed + 1).to(train.base.device)),
     }
@@ -225,12 +227,12 @@ def coder_counts(
     """The ways through a dictionary, and how many latents each exchanges.
 
     Returns:
-        latents, latents_learned: the k of most effect, those of a learned mask.
+        latents, latents_learned: those of most effect, those of a learned mask.
         latents_all: every latent, which is all that the dictionary has of the difference.
         random_latents, random_as_learned: as many drawn from those that differ in training pairs.
         twin, twin_learned: as the first two, in a random dictionary of the same norms and L0.
     """
-    site, train, learn, k = site_of(one), halves.train, settings.learn, settings.k
+    site, train, learn = site_of(one), halves.train, settings.learn
     x = torch.cat([train.base, train.source])
     twin = random_twin(one, x, x, seed=seed)
     weights: dict[str, tuple[Coder, list[torch.Tensor]]] = {}
@@ -239,7 +241,7 @@ def coder_counts(
             (one.coder, "latents", "latents_learned"),
             (twin.coder, "twin", "twin_learned"),
         ):
-            few = min(k, coder.n_latents)
+            few = min(settings.chosen, coder.n_latents)
             weights[most] = coder, [most_effective(subject, site, train, coder, few)]
             mask = learned_weight(subject, site, train, coder, learn, seed=seed)
             weights[learned] = coder, [mask]

@@ -28,9 +28,9 @@ from unweave.validate.interventions.pairs import fitting
 from unweave.validate.protocols.data_sets import shared
 from unweave.validate.protocols.protocol import Bench, Outcome, Refused
 
-CONTROLS = ("random_as_learned", "twin_learned", "random_latents", "twin", "random", "nothing")
+CONTROLS = ("random_latents", "twin", "random_as_learned", "twin_learned", "random", "nothing")
 """What must come out bad: as many random latents, random directions, random subspaces, nothing."""
-FIRST = ("latents_learned", "latents", "latents_all", "everything", "das")
+FIRST = ("latents", "neurons", "everything", "latents_all", "latents_learned", "das")
 """The headline, in this order."""
 
 
