@@ -23,7 +23,6 @@ from unweave.subject import load_subject
 from unweave.validate.bootstrap import BootstrapSettings
 from unweave.validate.interventions.aggregation import AggregationSettings
 from unweave.validate.interventions.aggregation_protocol import aggregation
-from unweave.validate.interventions.effects import LogitEffectSettings, logit_effects_of
 from unweave.validate.interventions.measuring import InterventionSettings
 from unweave.validate.interventions.protocol import interventions, scrubbing
 from unweave.validate.placed import placed
@@ -158,18 +157,6 @@ def of_sva(store: Path, change: Callable[[Dictionary], Dictionary]) -> dict[str,
     return numbers(sva_on(bench, [one], [AgreementTask("made", *sides)], settings))
 
 
-def of_effects(store: Path, change: Callable[[Dictionary], Dictionary]) -> dict[str, float]:
-    one = placed("d", change(some("blocks.1.resid_pre")))
-    found = logit_effects_of(
-        tiny_llama(), one, tiny_rows(12, 10), LogitEffectSettings(latents=8, places=3)
-    )
-    return {
-        f"{whose} {what}": interval.value
-        for whose in ("own", "partner", "random")
-        for what, interval in getattr(found, whose)._asdict().items()
-    } | {f"latent {at}": latent for at, latent in enumerate(found.latents)}
-
-
 def of_wren(run: Callable[..., Outcome], share: float, *settings: object) -> "Measure":
     def measure(store: Path, change: Callable[[Dictionary], Dictionary]) -> dict[str, float]:
         wren = load_subject("wren")
@@ -200,7 +187,6 @@ MEASURES: dict[str, Measure] = {
         AutointerpSettings(examples=PASSAGES, latents=3, control_latents=2, least_latents=2),
     ),
     "sva": of_sva,
-    "effects": of_effects,
     "interventions": of_wren(interventions, 0.04, ACTS),
     "scrubbing": of_wren(scrubbing, 0.04),
     "aggregation": of_wren(aggregation, 0.04, AggregationSettings(unions=(1, 4), asked=4)),
@@ -220,7 +206,7 @@ def test_a_dictionary_that_does_something_else_scores_otherwise(tmp_path: Path) 
         dictionary.b_enc.mul_(factors(N))
         return dictionary
 
-    for name in ("sparse_probing", "effects"):
+    for name in ("sparse_probing", "scrubbing"):
         was = MEASURES[name](tmp_path / name / "a", lambda dictionary: dictionary)
         now = MEASURES[name](tmp_path / name / "b", changed)
         assert now != pytest.approx(was, abs=1e-3, rel=1e-3, nan_ok=True), name

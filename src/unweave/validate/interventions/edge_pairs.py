@@ -82,7 +82,7 @@ class Firing(NamedTuple):
     active: Int[Tensor, "rows latents"]
     """At how many places of a row each is active."""
     mass: Float[Tensor, " latents"]
-    """Sum of activations."""
+    """Sum of the norms of what each writes: no matter what units its activations are in."""
     frequency: Float[Tensor, " latents"]
     """Share of places where each is active."""
     strength: Float[Tensor, " latents"]
@@ -108,11 +108,10 @@ def firing(
     places = len(rows) * (rows.shape[1] - 1)
     found = {}
     for name, part in parts.items():
-        active, mass = torch.cat(counts[name]), masses[name]
+        active = torch.cat(counts[name])
+        mass = masses[name] * part.W_dec.detach().norm(dim=1).cpu()
         times = active.sum(0)
-        norm = part.W_dec.detach().norm(dim=1).cpu()
-        strength = mass / times.clamp_min(1) * norm
-        found[name] = Firing(active, mass, times / places, strength)
+        found[name] = Firing(active, mass, times / places, mass / times.clamp_min(1))
     return found
 
 
