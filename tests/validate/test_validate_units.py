@@ -206,7 +206,7 @@ def test_a_dictionary_that_does_something_else_scores_otherwise(tmp_path: Path) 
         dictionary.b_enc.mul_(factors(N))
         return dictionary
 
-    for name in ("sparse_probing", "scrubbing"):
+    for name in ("sparse_probing", "sva"):
         was = MEASURES[name](tmp_path / name / "a", lambda dictionary: dictionary)
         now = MEASURES[name](tmp_path / name / "b", changed)
         assert now != pytest.approx(was, abs=1e-3, rel=1e-3, nan_ok=True), name
