@@ -32,7 +32,7 @@ class QKSettings(BaseModel):
     """Updates."""
     rows: PositiveInt = 4
     """Rows of tokens per step; few of them and more steps go further (studies/qk_transcoders)."""
-    lr: PositiveFloat = 1e-2
+    lr: PositiveFloat = 5e-3
     """Peak learning rate of Adam for encoders; that of decoders is in the units of what they
     write: as many times larger as queries and keys vary."""
     schedule: Schedule = Schedule(shape="linear", warmup=0.02, decay_from=0.4)
