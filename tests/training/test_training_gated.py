@@ -43,6 +43,14 @@ def test_the_norm_prefers_one_head_to_many():
     assert norm_over_heads(shared, 1.0).item() == pytest.approx(1.0, rel=1e-4)
 
 
+def test_the_price_rises_where_it_is_told_to():
+    rising = GatedSettings(alpha=0.4, rise=(0.2, 0.7))
+    assert [rising.price(step, 100) for step in (0, 20, 45, 70, 99)] == pytest.approx(
+        [0.0, 0.0, 0.2, 0.4, 0.4]
+    )
+    assert GatedSettings(alpha=0.4).price(0, 100) == 0.4
+
+
 def test_tables_and_rows_are_the_same_loss():
     subject = trigram_subject(localised_network(3))
     block = gated_block_for(subject, 0, seed=2, scale=20.0)

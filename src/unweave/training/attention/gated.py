@@ -38,6 +38,9 @@ class GatedSettings(BaseModel):
 
     alpha: NonNegativeFloat = 0.3
     """Weight of the open gates."""
+    rise: tuple[float, float] = (0.0, 0.0)
+    """Shares of the run between which alpha rises from 0 (published: none). A price from the start
+    shuts heads before they have learned anything."""
     power: float = Field(default=0.6, gt=0, le=1)
     """The norm's p."""
     lr: PositiveFloat = 1e-3
@@ -49,6 +52,14 @@ class GatedSettings(BaseModel):
     """How the rate moves."""
     log_every: PositiveInt = 100
     """Steps from one line of the log to the next."""
+
+
+    def price(self, step: int, steps: int) -> float:
+        """Alpha at a step."""
+        start, end = self.rise
+        if end <= start:
+            return self.alpha if step >= start * steps else 0.0
+        return self.alpha * min(max((step / steps - start) / (end - start), 0.0), 1.0)
 
 
 class GatedLoss(NamedTuple):
@@ -185,7 +196,7 @@ def train_gated_blocks(
         advance(done)
         for step in range(done, source.steps):
             loss = stack.loss(source.at(step))
-            total = (loss.error + settings.alpha * loss.gates).sum()
+            total = (loss.error + settings.price(step, source.steps) * loss.gates).sum()
             stack.step(total, settings.lr * settings.schedule.at(step, source.steps))
             if step % settings.log_every == 0 or step == source.steps - 1:
                 metrics += _lines(step, loss)

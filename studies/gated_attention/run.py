@@ -1,0 +1,182 @@
+"""Skip trigrams in attention heads: one-layer models, and gated blocks made of them.
+
+    OMP_NUM_THREADS=1 python studies/gated_attention/run.py WORK [CASE ...]
+    OMP_NUM_THREADS=1 python studies/gated_attention/run.py plot
+
+CASE is 2H3ST, 3H4ST or 4H5ST. WORK keeps the trained models, so that a second run starts there.
+Writes numbers.json beside this file, one entry a case, and gated.png.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from unweave.dictionaries.attention.gated_block import GatedBlock, gated_block_for
+from unweave.subject import Subject
+from unweave.training.attention.gated import GatedSettings, train_gated_blocks
+from unweave.training.attention.gated_batches import TokenTables
+from unweave.validate.worlds.skip_trigrams import (
+    TrigramSettings,
+    blank_network,
+    distributed_network,
+    draw_trigrams,
+    interfering_network,
+    localised_network,
+    train_trigrams,
+    trigram_subject,
+)
+from unweave.validate.worlds.trigram_heads import TrigramVerdict, judge_trigrams
+
+HERE = Path(__file__).parent
+CASES = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
+SEEDS = range(5)
+STEPS, DRAWN = 12_000, 24
+SETTINGS = GatedSettings(alpha=0.1, lr=5e-3, beta2=0.99, rise=(0.2, 0.7), log_every=500)
+JUDGED = 20_000
+"""Rows that verdicts come from; their seed is apart from all others."""
+
+
+def originals(case: str, work: Path) -> list[Subject]:
+    """Five models of the task, trained from five seeds."""
+    heads, trigrams = CASES[case]
+    found = []
+    for seed in SEEDS:
+        kept = work / f"{case}.{seed}.safetensors"
+        network = blank_network(trigrams, heads)
+        if kept.is_file():
+            network.load_state_dict(load_file(kept))
+        else:
+            settings = TrigramSettings(trigrams=trigrams, heads=heads)
+            network = train_trigrams(settings, seed=100 + seed)
+            save_file({n: t.contiguous().clone() for n, t in network.state_dict().items()}, kept)
+        found.append(trigram_subject(network))
+    return found
+
+
+def judged(subject: Subject, trigrams: int, block: GatedBlock | None = None) -> list[dict]:
+    """What became of each trigram, in the model or with a gated block in its attention's place."""
+    if block is None:
+        return [_line(v) for v in judge_trigrams(subject, trigrams, seed=9_000, rows=JUDGED)]
+    embedded = torch.eye(2 * trigrams + 2)
+    with subject.swapped({"blocks.0.attn": block}):
+        verdicts = judge_trigrams(
+            subject,
+            trigrams,
+            seed=9_000,
+            rows=JUDGED,
+            outputs=lambda tokens: block.by_head(embedded[tokens]),
+        )
+    return [_line(verdict) for verdict in verdicts]
+
+
+def _line(verdict: TrigramVerdict) -> dict:
+    return {
+        "b": verdict.b,
+        "accuracy": round(verdict.accuracy, 4),
+        "false alarms": round(verdict.false_alarms, 4),
+        "heads": list(verdict.heads),
+        "what": "distributed"
+        if verdict.distributed
+        else "localised"
+        if verdict.heads
+        else "unlearnt",
+    }
+
+
+def gated(subjects: list[Subject], trigrams: int, kind: str) -> dict:
+    """One gated block for each model, all trained at once, and what became of its trigrams."""
+    started = time.process_time()
+    blocks = [gated_block_for(s, 0, seed=200 + n) for n, s in zip(SEEDS, subjects, strict=True)]
+    tokens = draw_trigrams(trigrams, 10_000, generator=torch.Generator().manual_seed(700)).tokens
+    settings = SETTINGS
+    if kind == "no price":
+        settings = settings.model_copy(update={"alpha": 0.0})
+    if kind == "no gates":
+        settings = settings.model_copy(update={"alpha": 0.0})
+        for block in blocks:
+            block.open_gates_()
+    if kind == "published schedule":
+        settings = settings.model_copy(update={"rise": (0.0, 0.0)})
+    log = []
+    if kind != "untrained":
+        source = TokenTables(subjects, tokens, drawn=DRAWN, steps=STEPS, seed=800)
+        log = train_gated_blocks(blocks, source, settings)
+    last = {line["block"]: line for line in log}
+    runs = [
+        {
+            "trigrams": judged(subject, trigrams, block),
+            "error": round(last[n]["error"], 5) if last else None,
+            "gates": round(last[n]["gates"], 4) if last else None,
+        }
+        for n, (subject, block) in enumerate(zip(subjects, blocks, strict=True))
+    ]
+    return {"runs": runs, "seconds": round(time.process_time() - started, 1)}
+
+
+def hand_set(trigrams: int) -> dict:
+    """Models whose weights were set by hand."""
+    made = {
+        "a head each": localised_network(trigrams),
+        "two heads that interfere (Jermyn et al.)": interfering_network(trigrams),
+    }
+    if trigrams == 3:
+        made["the middle one between two heads"] = distributed_network()
+    return {name: judged(trigram_subject(net), trigrams) for name, net in made.items()}
+
+
+def main(work: Path, cases: list[str]) -> None:
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    out = HERE / "numbers.json"
+    for case in cases:
+        _, trigrams = CASES[case]
+        subjects = originals(case, work)
+        found = {"original": {"runs": [{"trigrams": judged(s, trigrams)} for s in subjects]}}
+        found["hand-set"] = hand_set(trigrams)
+        for kind in ("gated", "published schedule", "no price", "no gates", "untrained"):
+            found[kind] = gated(subjects, trigrams, kind)
+            print(case, kind, counts(found[kind]["runs"]), flush=True)
+            kept = json.loads(out.read_text()) if out.exists() else {}
+            out.write_text(json.dumps(kept | {case: found}, indent=1) + "\n")
+
+
+def counts(runs: list[dict]) -> dict[str, int]:
+    """Trigrams by what became of them, and runs in which all are learnt and localised."""
+    said = [t["what"] for run in runs for t in run["trigrams"]]
+    whole = sum(all(t["what"] == "localised" for t in run["trigrams"]) for run in runs)
+    return {w: said.count(w) for w in ("localised", "distributed", "unlearnt")} | {"whole": whole}
+
+
+def plot() -> None:
+    from matplotlib import pyplot as plt
+
+    found = json.loads((HERE / "numbers.json").read_text())
+    kinds = ["original", "gated", "published schedule", "no price", "no gates"]
+    figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3), sharey=True)
+    for axis, (case, each) in zip(axes, found.items(), strict=True):
+        here = [kind for kind in kinds if kind in each]
+        base = [0.0] * len(here)
+        for what, colour in (("localised", "#2a7"), ("distributed", "#d55"), ("unlearnt", "#bbb")):
+            total = [sum(len(r["trigrams"]) for r in each[k]["runs"]) for k in here]
+            share = [counts(each[k]["runs"])[what] / n for k, n in zip(here, total, strict=True)]
+            axis.barh(here, share, left=base, color=colour, label=what)
+            base = [a + b for a, b in zip(base, share, strict=True)]
+        axis.set_title(case)
+        axis.set_xlabel("share of trigrams")
+    axes[0].invert_yaxis()
+    axes[-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(HERE / "gated.png", dpi=110)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    if sys.argv[1] == "plot":
+        plot()
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:] or list(CASES))
