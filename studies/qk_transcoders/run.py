@@ -2,7 +2,6 @@
 
     OMP_NUM_THREADS=1 python studies/qk_transcoders/run.py wren
     OMP_NUM_THREADS=1 python studies/qk_transcoders/run.py smollm2-135m
-    OMP_NUM_THREADS=1 python studies/qk_transcoders/run.py longer
     OMP_NUM_THREADS=1 python studies/qk_transcoders/run.py variants
     python studies/qk_transcoders/run.py plot
 
@@ -69,10 +68,10 @@ that stands last in `ranks`; the first rank costs as many numbers per token as k
 SEED = 0
 
 
-def main(name: str, suffix: str = "", **changes: object) -> None:
+def main(name: str) -> None:
     torch.set_num_threads(1)
-    plan = PLANS[name] | changes
-    missing = [layer for layer in plan["layers"] if f"{name} L{layer}{suffix}" not in records()]
+    plan = PLANS[name]
+    missing = [layer for layer in plan["layers"] if f"{name} L{layer}" not in records()]
     if not missing:
         return
     reader = load_subject(name, dtype="bfloat16")
@@ -85,7 +84,7 @@ def main(name: str, suffix: str = "", **changes: object) -> None:
     for layer in missing:
         x, block = inputs.pop(layer), qk_block(judge, layer, CONTEXT)
         begun = time.process_time()
-        predictors = made(f"{name}.L{layer}{suffix}", layer, block, x, plan)
+        predictors = made(f"{name}.L{layer}", layer, block, x, plan)
         found = measure_patterns(predictors, block, unseen[layer])
         splice = {n: p for n, p in predictors.items() if n in SPLICED}
         rise = pattern_ce(judge, layer, splice, held[: plan["ce_rows"]])
@@ -93,8 +92,8 @@ def main(name: str, suffix: str = "", **changes: object) -> None:
         for n, interval in rise.items():
             line[n] |= numbers({"ce_increase": interval})
         line["seconds"] = {"processor": round(time.process_time() - begun)}
-        keep(f"{name} L{layer}{suffix}", line)
-        show(f"{name} L{layer}{suffix}", line)
+        keep(f"{name} L{layer}", line)
+        show(f"{name} L{layer}", line)
 
 
 SPLICED = ("features", "autoencoder k", "autoencoder 2k", "rank 4", "mean", "untrained")
@@ -244,8 +243,6 @@ if __name__ == "__main__":
     asked = sys.argv[1:]
     if asked == ["plot"]:
         plot()
-    elif asked == ["longer"]:
-        main("wren", ", longer", layers=(0,), steps=4000, small=0)
     elif asked == ["variants"]:
         variants()
     elif len(asked) == 1 and asked[0] in PLANS:
