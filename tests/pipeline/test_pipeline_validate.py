@@ -1,4 +1,4 @@
-"""`unweave validate`: numbers and controls of a dictionary, written once and never without."""
+"""`unweave validate`: numbers of dictionaries and networks, never without their controls."""
 
 import json
 from pathlib import Path
@@ -100,3 +100,15 @@ def test_names_cannot_break_the_table(done: Validation):
 def test_an_out_of_another_validation_is_refused(done: Validation, dictionary: Path):
     with pytest.raises(UserError, match="another task"):
         validate(dictionary, SETTINGS.model_copy(update={"rows": 20}), out=done.folder)
+
+
+def test_a_decompiled_network_whose_patterns_are_features_stands_beside_its_baselines(
+    artifact: Path, tmp_path: Path
+):
+    settings = SETTINGS.model_copy(
+        update={"tokens": 6_000, "rows": 8, "heldout_rows": 4}
+    )
+    done = validate(artifact, settings, out=tmp_path / "validation")
+    names = {method.name for method in done.found.methods}
+    assert any(name.startswith("pca-") for name in names)
+    assert len(names) == 3

@@ -75,6 +75,19 @@ def test_behind_a_block_all_its_neurons_are_the_block(subject: Subject, between:
     assert (run_with(subject, rows, standing).logits - true).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(("kind", "width"), [("q", 32), ("k", 16)])
+def test_queries_and_keys_have_rivals_too(subject: Subject, kind: str, width: int) -> None:
+    rows = tiny_rows(4, 12, seed=5)
+    true = subject.run(rows).logits
+    ends = ("blocks.1.attn.in",), (f"blocks.1.attn.{kind}",)
+    at = spot(subject, *ends, tiny_rows(20, 12))
+    for k, exact in ((width, True), (1, False)):
+        for family in ("neurons", "pca"):
+            ((_, coder),) = members(family, at, RivalSettings(k=(k,)))
+            apart = run_with(subject, rows, [Placed(family, coder, *ends)]).logits - true
+            assert (apart.abs().max() < 1e-4) == exact
+
+
 def test_the_next_mlps_pattern_is_that_of_the_network_where_attention_writes_nothing(
     subject: Subject,
 ) -> None:

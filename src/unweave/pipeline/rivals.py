@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from unweave.activations.window import Harvester, start_vectors
+from unweave.dictionaries.baselines.neurons import exact_block
 from unweave.dictionaries.part import Part
-from unweave.dictionaries.part_names import output_site, place_of
+from unweave.dictionaries.part_names import output_site
 from unweave.pipeline.job import Job
 from unweave.subject.rows import TokenRows
 from unweave.training.stand_in import AtStart, stand_ins
 from unweave.validate.baselines import (
-    Block,
-    ExactAttentionOutput,
-    ExactMLP,
-    ExactProjection,
     FewCoefficients,
     MeanOutput,
     random_part,
@@ -64,7 +61,7 @@ def rivals(job: Job, parts: dict[str, Part], text: TokenRows) -> Rivals:
         .vectors
     )
     starts = start_vectors(job.subject, text.train, sites)
-    blocks = {name: _exact(job, name) for name in parts}
+    blocks = {name: exact_block(job.subject, name) for name in parts}
     at = {name: output_site(name) for name in parts}
     random = {n: random_part(p, outputs[at[n]], seed=job.settings.seed) for n, p in parts.items()}
     pca = job.workers.map(
@@ -80,17 +77,3 @@ def rivals(job: Job, parts: dict[str, Part], text: TokenRows) -> Rivals:
         mean_ablation={n: MeanOutput(outputs[at[n]], starts[at[n]]) for n in parts},
         random_dictionary=dict(stand_ins(random.values(), AtStart())),
     )
-
-
-def _exact(job: Job, name: str) -> Block:
-    layer, kind = place_of(name)
-    if kind == "mlp":
-        return ExactMLP(job.subject.mlp_weights(layer))
-    weights = job.subject.attention_weights(layer)
-    if kind == "attn":
-        return ExactAttentionOutput(weights)
-    if kind == "q":
-        return ExactProjection(weights.W_Q, weights.b_Q)
-    groups = job.subject.n_heads // job.subject.n_kv_heads
-    bias = None if weights.b_K is None else weights.b_K[::groups]
-    return ExactProjection(weights.W_K[::groups], bias)

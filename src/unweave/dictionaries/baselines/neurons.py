@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from unweave.dictionaries.baselines.linear import Coefficients, read_by
 from unweave.dictionaries.code import of_width
+from unweave.dictionaries.part_names import place_of
 from unweave.errors import UserError
-from unweave.subject import AttentionWeights, MLPWeights
+from unweave.subject import AttentionWeights, MLPWeights, Subject
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -97,6 +98,21 @@ class ExactProjection(nn.Module):
 
 Block = ExactMLP | ExactAttentionOutput | ExactProjection
 """What a part stands in for, exactly."""
+
+
+def exact_block(subject: Subject, part: str) -> Block:
+    """What a part of this name, such as `L7.k`, stands in for."""
+    layer, kind = place_of(part)
+    if kind == "mlp":
+        return ExactMLP(subject.mlp_weights(layer))
+    weights = subject.attention_weights(layer)
+    if kind == "attn":
+        return ExactAttentionOutput(weights)
+    if kind == "q":
+        return ExactProjection(weights.W_Q, weights.b_Q)
+    groups = subject.n_heads // subject.n_kv_heads
+    bias = None if weights.b_K is None else weights.b_K[::groups]
+    return ExactProjection(weights.W_K[::groups], bias)
 
 
 def _in_float32(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unweave.dictionaries.baselines.neurons import ExactAttentionOutput, ExactMLP
+from unweave.dictionaries.baselines.neurons import Block, exact_block
 from unweave.dictionaries.code import Coder, SparseCode
+from unweave.dictionaries.part_names import KINDS, input_site, output_site
 from unweave.errors import UserError
 from unweave.subject import Subject
 from unweave.subject.sites import canonical
-
-Block = ExactMLP | ExactAttentionOutput
 
 
 class Spot(NamedTuple):
@@ -93,19 +92,15 @@ def block_between(subject: Subject, reads: Sequence[str], writes: Sequence[str])
     """The network's own map from a site read to one written.
 
     Raises:
-        UserError: they are not the two ends of an MLP or of an attention's output.
+        UserError: they are not the two ends of what a part of some block stands in for.
     """
-    pairs = {}
-    for layer in range(subject.n_layers):
-        pairs[f"blocks.{layer}.mlp.in", f"blocks.{layer}.mlp.out"] = ("mlp", layer)
-        pairs[f"blocks.{layer}.attn.z", f"blocks.{layer}.attn.out"] = ("attn", layer)
     ends = tuple(canonical(site) for site in (*reads, *writes))
-    kind, layer = pairs.get((ends[0], ends[-1]), ("", 0)) if len(ends) == 2 else ("", 0)
-    if kind == "mlp":
-        return ExactMLP(subject.mlp_weights(layer))
-    if kind == "attn":
-        return ExactAttentionOutput(subject.attention_weights(layer))
+    for layer in range(subject.n_layers):
+        for part in (f"L{layer}.{kind}" for kind in KINDS):
+            if ends == (input_site(part), output_site(part)):
+                return exact_block(subject, part)
     raise UserError(
         f"From {', '.join(reads)} to {', '.join(writes)} no one block leads, so that no baseline "
-        "can stand there: give --baselines none, or a site, an MLP or an attention output"
+        "can stand there: give --baselines none, or a site, an MLP, an attention output, or "
+        "queries or keys"
     )
