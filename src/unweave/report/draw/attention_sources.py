@@ -34,7 +34,7 @@ def attention_sources(
     shown = min(position + 1, len(pieces))
     top = max([abs(value) for value in by_source[:shown]] + [1e-12])
     drawn, y = _tokens(pieces[:shown], by_source[:shown], top, position)
-    bars, height = _heads(by_head, y + 12)
+    bars, height = heads_bars(by_head, y + 12)
     return element(
         "svg",
         element("title", title),
@@ -55,7 +55,7 @@ def _tokens(
     """The tokens in lines, and where the next thing may begin."""
     x, y, drawn = MARGIN, 28.0, []
     for place, (piece, value) in enumerate(zip(pieces, values, strict=True)):
-        text = clip(visible(piece).translate(_SHOWN), LONGEST)
+        text = spelled(piece, LONGEST)
         width = max(len(text), 1) * LETTER + 4
         if x + width > WIDTH - MARGIN and x > MARGIN:
             x, y = MARGIN, y + LINE
@@ -90,12 +90,17 @@ def _token(
     )  # fmt: skip
 
 
+def spelled(piece: str, longest: int) -> str:
+    """A token as a drawing shows it: nothing hidden, line breaks as signs, cut where long."""
+    return clip(visible(piece).translate(_SHOWN), longest)
+
+
 def _unbroken(text: str) -> str:
     """Blanks that an SVG does not swallow at the ends of a text."""
     return text.replace(" ", "\u00a0")
 
 
-def _heads(values: Sequence[float], y: float) -> tuple[list[Markup], float]:
+def heads_bars(values: Sequence[float], y: float) -> tuple[list[Markup], float]:
     """A bar a head from a common zero, and where the drawing ends."""
     low, high = min([0.0, *values]), max([0.0, *values, 1e-12])
     scale = Scale(low, high, 70.0, WIDTH - 90.0)
