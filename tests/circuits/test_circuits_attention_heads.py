@@ -64,7 +64,7 @@ def test_random_rows_repeat_nothing() -> None:
 
 def test_shares_by_weight_are_those_of_the_norms() -> None:
     dictionary = hand_dictionary(1, [(0, 3), (1, 4), (1, 5)])
-    dictionary.W_dec[2, 0] = 3.0
+    dictionary.W_dec[2, :2] = torch.tensor([2.4, -1.8])
     shares = weight_shares(dictionary, 2)
     torch.testing.assert_close(shares, torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.75, 0.25]]))
     assert top_latents(shares, 2).tolist() == [[0, 2], [1, 2]]
