@@ -135,6 +135,8 @@ def scores_in_features(
 
     Differentiable in the mask. What stands at keys after their query means nothing.
     """
+    if not mask.requires_grad:
+        codes, basis, mask = _needed(codes, basis, mask)
     n = codes.queries.shape[1]
     lines = [_line(codes, distance, basis.at(distance) * mask) for distance in range(n)]
     at = torch.arange(n, device=mask.device)
@@ -164,6 +166,17 @@ def importance(codes: QKCodes, basis: QKBasis) -> Float[Tensor, "queries keys he
     for distance in range(n):
         total += basis.at(distance).abs() * coactivity(codes, distance)[..., None]
     return total / (rows * n * (n + 1) / 2)
+
+
+def _needed(codes: QKCodes, basis: QKBasis, mask: Tensor) -> tuple[QKCodes, QKBasis, Tensor]:
+    """Only the features of which the mask lets any pair through: most masks are of few."""
+    through = mask != 0
+    kept_q, kept_k = (through.any(2).any(axis).nonzero()[:, 0] for axis in (1, 0))
+    return (
+        cut_codes(codes, kept_q, kept_k),
+        cut_basis(basis, kept_q, kept_k),
+        mask[kept_q][:, kept_k],
+    )
 
 
 def _line(

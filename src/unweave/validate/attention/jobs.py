@@ -84,16 +84,15 @@ def loss_without(
     subject: Subject,
     reader: FeatureReader,
     tokens: Int[Tensor, "rows pos"],
-    mask: JobMask | None,
+    seen: Seen | None,
 ) -> Float[Tensor, "rows pos-1"]:
-    """Cross-entropy of each next token, nats, with the pairs under a mask taken out of the scores
-    of one block; without a mask, of the subject as it is."""
+    """Cross-entropy of each next token, nats, with the patterns of one block as `seen` has them
+    without a job; with None, of the subject as it is."""
     site = f"blocks.{reader.transcoder.spec.layer}.attn.pattern"
     found = []
-    for rows in tokens.split(_ROWS):
-        replace = {}
-        if mask is not None:
-            replace = {site: patterns_without(subject, reader, rows, mask).without}
+    for first, rows in enumerate(tokens.split(_ROWS)):
+        at = slice(first * _ROWS, first * _ROWS + len(rows))
+        replace = {} if seen is None else {site: seen.without[at]}
         logits = subject.run(rows, replace=replace).logits
         assert logits is not None
         log = logits[:, :-1].float().log_softmax(-1)
