@@ -105,9 +105,7 @@ def test_an_out_of_another_validation_is_refused(done: Validation, dictionary: P
 def test_a_decompiled_network_whose_patterns_are_features_stands_beside_its_baselines(
     artifact: Path, tmp_path: Path
 ):
-    settings = SETTINGS.model_copy(
-        update={"tokens": 6_000, "rows": 8, "heldout_rows": 4}
-    )
+    settings = SETTINGS.model_copy(update={"tokens": 6_000, "rows": 8, "heldout_rows": 4})
     done = validate(artifact, settings, out=tmp_path / "validation")
     names = {method.name for method in done.found.methods}
     assert any(name.startswith("pca-") for name in names)
