@@ -15,10 +15,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from unweave.artifact.atomic import write_json
 from unweave.dictionaries.attention.gated_block import GatedBlock, gated_block_for
 from unweave.subject import Subject
 from unweave.training.attention.gated import GatedSettings, train_gated_blocks
 from unweave.training.attention.gated_batches import TokenTables
+from unweave.training.schedule import Schedule
 from unweave.validate.worlds.skip_trigrams import (
     TrigramSettings,
     blank_network,
@@ -33,28 +35,45 @@ from unweave.validate.worlds.trigram_heads import TrigramVerdict, judge_trigrams
 
 HERE = Path(__file__).parent
 CASES = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
-SEEDS = range(5)
-STEPS, DRAWN = 12_000, 24
-SETTINGS = GatedSettings(alpha=0.1, lr=5e-3, beta2=0.99, rise=(0.2, 0.7), log_every=500)
-JUDGED = 20_000
+SEEDS, MOST = 5, 10
+"""Models of which all trigrams are learnt, and how many seeds are tried to get them."""
+STARTS = 4
+"""Gated blocks for each model, from different weights; the one with the least loss is chosen."""
+STEPS, DRAWN, OPENING = 2_000, 24, 0.5
+SETTINGS = GatedSettings(
+    alpha=0.1,
+    lr=2e-2,
+    beta2=0.99,
+    rise=(0.1, 0.6),
+    schedule=Schedule(shape="cosine", warmup=0.0, decay_from=0.7),
+    log_every=20,
+)
+JUDGED = 6_000
 """Rows that verdicts come from; their seed is apart from all others."""
 
 
-def originals(case: str, work: Path) -> list[Subject]:
-    """Five models of the task, trained from five seeds."""
+def originals(case: str, work: Path) -> tuple[list[Subject], list[dict]]:
+    """The first models whose trigrams are all learnt; and what became of every seed's."""
     heads, trigrams = CASES[case]
-    found = []
-    for seed in SEEDS:
+    found, tried = [], []
+    for seed in range(MOST):
         kept = work / f"{case}.{seed}.safetensors"
         network = blank_network(trigrams, heads)
         if kept.is_file():
             network.load_state_dict(load_file(kept))
         else:
-            settings = TrigramSettings(trigrams=trigrams, heads=heads)
+            settings = TrigramSettings(
+                trigrams=trigrams, heads=heads, steps=1500, batch=256, rows=50_000, lr=2e-2
+            )
             network = train_trigrams(settings, seed=100 + seed)
             save_file({n: t.contiguous().clone() for n, t in network.state_dict().items()}, kept)
-        found.append(trigram_subject(network))
-    return found
+        subject = trigram_subject(network)
+        tried.append({"seed": 100 + seed, "trigrams": judged(subject, trigrams)})
+        if all(t["what"] != "unlearnt" for t in tried[-1]["trigrams"]):
+            found.append(subject)
+        if len(found) == SEEDS:
+            break
+    return found, tried
 
 
 def judged(subject: Subject, trigrams: int, block: GatedBlock | None = None) -> list[dict]:
@@ -87,34 +106,41 @@ def _line(verdict: TrigramVerdict) -> dict:
     }
 
 
-def gated(subjects: list[Subject], trigrams: int, kind: str) -> dict:
-    """One gated block for each model, all trained at once, and what became of its trigrams."""
+def gated(models: list[Subject], trigrams: int, kind: str) -> dict:
+    """Gated blocks for each model, all trained at once, and what became of their trigrams."""
     started = time.process_time()
-    blocks = [gated_block_for(s, 0, seed=200 + n) for n, s in zip(SEEDS, subjects, strict=True)]
-    tokens = draw_trigrams(trigrams, 10_000, generator=torch.Generator().manual_seed(700)).tokens
+    starts = STARTS if kind == "gated" else 1
+    subjects = [subject for subject in models for _ in range(starts)]
+    opening = 0.0 if kind == "published start" else OPENING
+    blocks = [
+        gated_block_for(one, 0, seed=200 + n, opening=opening) for n, one in enumerate(subjects)
+    ]
     settings = SETTINGS
-    if kind == "no price":
+    if kind in ("no price", "no gates"):
         settings = settings.model_copy(update={"alpha": 0.0})
     if kind == "no gates":
-        settings = settings.model_copy(update={"alpha": 0.0})
         for block in blocks:
             block.open_gates_()
-    if kind == "published schedule":
+    if kind == "published start":
         settings = settings.model_copy(update={"rise": (0.0, 0.0)})
     log = []
     if kind != "untrained":
+        draw = torch.Generator().manual_seed(700)
+        tokens = draw_trigrams(trigrams, 10_000, generator=draw).tokens
         source = TokenTables(subjects, tokens, drawn=DRAWN, steps=STEPS, seed=800)
         log = train_gated_blocks(blocks, source, settings)
-    last = {line["block"]: line for line in log}
-    runs = [
-        {
-            "trigrams": judged(subject, trigrams, block),
-            "error": round(last[n]["error"], 5) if last else None,
-            "gates": round(last[n]["gates"], 4) if last else None,
-        }
-        for n, (subject, block) in enumerate(zip(subjects, blocks, strict=True))
-    ]
-    return {"runs": runs, "seconds": round(time.process_time() - started, 1)}
+    runs = []
+    for n, (subject, block) in enumerate(zip(subjects, blocks, strict=True)):
+        last = [line for line in log if line["block"] == n][-10:]  # one batch's alone is noise
+        terms = {t: sum(line[t] for line in last) / len(last) for t in ("error", "gates") if last}
+        run = {"model": n // starts, "trigrams": judged(subject, trigrams, block)}
+        runs.append(run | {term: round(value, 5) for term, value in terms.items()})
+    found = {"runs": runs, "seconds": round(time.process_time() - started, 1)}
+    if starts > 1:
+        cost = [run["error"] + settings.alpha * run["gates"] for run in runs]
+        each = [range(m * starts, (m + 1) * starts) for m in range(len(models))]
+        found["chosen"] = [min(those, key=lambda n: cost[n]) for those in each]
+    return found
 
 
 def hand_set(trigrams: int) -> dict:
@@ -134,14 +160,19 @@ def main(work: Path, cases: list[str]) -> None:
     out = HERE / "numbers.json"
     for case in cases:
         _, trigrams = CASES[case]
-        subjects = originals(case, work)
-        found = {"original": {"runs": [{"trigrams": judged(s, trigrams)} for s in subjects]}}
+        models, tried = originals(case, work)
+        found = {"original": {"runs": tried}}
+        print(case, "original", counts(tried), flush=True)
         found["hand-set"] = hand_set(trigrams)
-        for kind in ("gated", "published schedule", "no price", "no gates", "untrained"):
-            found[kind] = gated(subjects, trigrams, kind)
+        for kind in ("gated", "no price", "no gates", "published start", "untrained"):
+            found[kind] = gated(models, trigrams, kind)
             print(case, kind, counts(found[kind]["runs"]), flush=True)
+            if "chosen" in found[kind]:
+                chosen = [found[kind]["runs"][n] for n in found[kind]["chosen"]]
+                found["gated, chosen"] = {"runs": chosen}
+                print(case, "chosen", counts(chosen), flush=True)
             kept = json.loads(out.read_text()) if out.exists() else {}
-            out.write_text(json.dumps(kept | {case: found}, indent=1) + "\n")
+            write_json(out, kept | {case: found})
 
 
 def counts(runs: list[dict]) -> dict[str, int]:
@@ -155,7 +186,7 @@ def plot() -> None:
     from matplotlib import pyplot as plt
 
     found = json.loads((HERE / "numbers.json").read_text())
-    kinds = ["original", "gated", "published schedule", "no price", "no gates"]
+    kinds = ["original", "gated", "no price", "no gates"]
     figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3), sharey=True)
     for axis, (case, each) in zip(axes, found.items(), strict=True):
         here = [kind for kind in kinds if kind in each]

@@ -108,3 +108,12 @@ def test_it_comes_back_from_its_files_and_refuses_what_is_none(tmp_path):
         gated_block_for(tiny_llama(), 7, seed=0)
     with pytest.raises(UserError, match="rows of 64 tokens"):
         gated_block_for(tiny_llama(), 0, seed=0, context=65)
+
+
+def test_gates_start_as_open_as_they_are_told_to():
+    for opening in (0.0, 0.5):
+        block = random_block()
+        block.start_(torch.Generator().manual_seed(0), opening=opening)
+        assert torch.allclose(block.gates(torch.zeros(1, 2, 6)), torch.tensor(opening))
+        shut = (block.gates(random_x() * 0.3) == 0).float().mean()
+        assert shut < 0.05 if opening else shut > 0.3

@@ -102,10 +102,12 @@ class GatedBlock(nn.Module):
         self.register_buffer("sin", torch.zeros(spec.context, spec.rotated))
 
     @torch.no_grad()
-    def start_(self, generator: torch.Generator) -> None:
+    def start_(self, generator: torch.Generator, *, opening: float = 0.0) -> None:
         """Start as published: Xavier weights, gates that are orthogonal between heads.
 
-        Where there are more heads than d_model, gates are orthogonal in groups of d_model.
+        Gates stand `opening` open, give or take what they read. At the published 0 half of the
+        pairs are shut, and no gradient opens them. Where there are more heads than d_model, gates
+        are orthogonal in groups of d_model.
         """
         spec = self.spec
         spread = math.sqrt(2 / (spec.d_model + spec.d_head))
@@ -117,7 +119,7 @@ class GatedBlock(nn.Module):
             for group in gate.split(spec.d_model):
                 nn.init.orthogonal_(group, generator=generator)
         for bias in (self.b_gate_Q, self.b_gate_K):
-            bias.zero_()
+            bias.fill_(math.sqrt(opening))
 
     @torch.no_grad()
     def open_gates_(self) -> None:
@@ -213,10 +215,12 @@ def gated_block_for(
     expansion: int = 2,
     context: int | None = None,
     scale: float = 1.0,
+    opening: float = 0.0,
 ) -> GatedBlock:
     """A fresh block for the attention of one layer, with `expansion` times its heads.
 
-    Positions are turned as in the subject. `context` is the longest row, the subject's own if None.
+    Positions are turned as in the subject. `context` is the longest row, the subject's own if None;
+    `scale` and `opening` are as in the spec and in `GatedBlock.start_`.
 
     Raises:
         UserError: no such layer, or rows longer than the subject takes.
@@ -239,7 +243,7 @@ def gated_block_for(
         scale=scale,
     )
     block = GatedBlock(spec)
-    block.start_(torch.Generator().manual_seed(seed))
+    block.start_(torch.Generator().manual_seed(seed), opening=opening)
     if turns is not None:
         block.cos.copy_(turns[0])
         block.sin.copy_(turns[1])

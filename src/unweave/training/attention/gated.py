@@ -53,7 +53,6 @@ class GatedSettings(BaseModel):
     log_every: PositiveInt = 100
     """Steps from one line of the log to the next."""
 
-
     def price(self, step: int, steps: int) -> float:
         """Alpha at a step."""
         start, end = self.rise
