@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.tiny_subject import bump, tiny_llama, tiny_rows
-from unweave.decompile.explicit.network import KINDS, ExplicitNetwork
+from unweave.decompile.explicit.network import ExplicitNetwork
 from unweave.decompile.network import DecompiledNetwork
 from unweave.dictionaries.part import Part
 from unweave.dictionaries.spec import PartSpec
@@ -89,4 +89,3 @@ def test_what_it_cannot_run_is_refused():
     skip = random_parts(subject, skip=True)
     with pytest.raises(UserError, match="dense linear map"):
         ExplicitNetwork(subject, parts | {"L0.mlp": skip["L0.mlp"]})
-    assert set(KINDS) == {"q", "k", "attn", "mlp"}

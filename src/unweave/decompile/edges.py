@@ -5,7 +5,6 @@ pre-activation of feature t is its activation times one number, the virtual weig
 
     V_ts = enc_t . G dec_s                 t of an MLP, of queries or of keys; G = diag(gain of the
                                            norm before it)
-    V_ts = enc_t . G dec_s                 t in a part of queries or keys, G of attention's norm
     V_ts = enc_t . W_V^h G dec_s           t reads head h, along whatever pattern the head has
 
 up to the norm's common factor 1/s(x); a LayerNorm takes the mean out of dec_s first, and what

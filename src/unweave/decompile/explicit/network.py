@@ -19,12 +19,10 @@ from unweave.decompile.explicit.pairs import Pairs, pair_features
 from unweave.decompile.explicit.virtual import LOGITS, VirtualWeights, derive
 from unweave.decompile.explicit.writers import OFFSET, START
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import KINDS
 from unweave.errors import UserError
 from unweave.subject import Subject
 from unweave.subject.scores import pattern, scoring
-
-KINDS = ("q", "k", "attn", "mlp")
-"""Parts of a layer."""
 
 
 class ExplicitNetwork:

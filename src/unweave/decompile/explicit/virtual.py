@@ -18,6 +18,7 @@ from torch import Tensor
 from unweave.decompile.edges import virtual_weights
 from unweave.decompile.explicit.writers import Writers, in_order, number_writers, written
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import place_of
 from unweave.errors import UserError
 from unweave.subject import Subject
 
@@ -68,18 +69,19 @@ def derive(subject: Subject, parts: Mapping[str, Part]) -> VirtualWeights:
 
 def _seen(subject: Subject, writers: Writers, name: str) -> int:
     """How many writers a part can read."""
-    layer, kind = name.split(".")
+    layer, kind = place_of(name)
     sibling = kind == "mlp" and not subject.geometry.parallel
-    return writers.before(f"{layer}.mlp" if sibling else f"{layer}.attn")
+    return writers.before(f"L{layer}.mlp" if sibling else f"L{layer}.attn")
 
 
 def _value_bias(subject: Subject, part: Part) -> Tensor:
     """What a bias of the values adds to a reader of heads, whose pattern sums to one."""
     spec = part.spec
     nothing = torch.zeros(spec.n_latents)
-    if not spec.name.endswith(".attn"):
+    layer, kind = place_of(spec.name)
+    if kind != "attn":
         return nothing
-    b_V = subject.attention_weights(int(spec.name[1:].split(".")[0])).b_V
+    b_V = subject.attention_weights(layer).b_V
     if b_V is None:
         return nothing
     slices = b_V.float().reshape(spec.heads, spec.d_read)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unweave.decompile.edges import written_by
 from unweave.dictionaries.part import Part
+from unweave.dictionaries.part_names import place_of
 from unweave.subject import Subject
 
 TOKENS = "token"
@@ -42,7 +43,7 @@ def number_writers(subject: Subject, parts: Mapping[str, Part]) -> Writers:
     first = {TOKENS: 0}
     count = subject.vocab_size
     for name in in_order(parts):
-        if writes_to_stream(name):
+        if place_of(name).writes_stream:
             first[name] = count
             count += parts[name].spec.n_latents + CONSTANTS
     return Writers(first, count)
@@ -59,8 +60,8 @@ def written(
             continue
         part = parts[name]
         latents = written_by(subject, part, torch.arange(part.spec.n_latents))
-        layer, kind = int(name[1:].split(".")[0]), name.split(".")[1]
-        gain = subject.write_gain(layer, "mlp" if kind == "mlp" else "attn").float()
+        place = place_of(name)
+        gain = subject.write_gain(place.layer, place.norm).float()
         offset = part.b_dec.detach() * gain / part.spec.output_scale
         blocks += [latents, torch.stack([offset, part.start_output * gain])]
     return torch.cat(blocks)
@@ -68,10 +69,4 @@ def written(
 
 def in_order(parts: Mapping[str, Part]) -> list[str]:
     """Names of parts in the order in which they are computed."""
-    kinds = ("q", "k", "attn", "mlp")
-    return sorted(parts, key=lambda n: (int(n[1:].split(".")[0]), kinds.index(n.split(".")[1])))
-
-
-def writes_to_stream(name: str) -> bool:
-    """Whether a part's latents write to the stream; those of queries and keys make scores."""
-    return name.rpartition(".")[2] in ("attn", "mlp")
+    return sorted(parts, key=lambda name: place_of(name).order)
