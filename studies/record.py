@@ -18,6 +18,14 @@ import matplotlib.pyplot as plt
 from unweave.artifact.layout import SCORES
 from unweave.artifact.scores import PartScore, Scores, read_scores
 
+KINDS = {
+    "mlp": ("MLP", "#b5651d"),
+    "attn": ("attention", "#3b5b7a"),
+    "q": ("queries", "#5f8f5f"),
+    "k": ("keys", "#8a6fa8"),
+}
+"""Kinds of parts, as they are drawn."""
+
 
 def main(artifact: Path, study: Path) -> None:
     study.mkdir(parents=True, exist_ok=True)
@@ -27,15 +35,17 @@ def main(artifact: Path, study: Path) -> None:
 
 def draw(scores: Scores, path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-    for kind, colour in (("mlp", "#b5651d"), ("attn", "#3b5b7a")):
-        parts = [part for part in scores.parts if part.part.endswith(kind)]
+    for kind, (label, colour) in KINDS.items():
+        parts = [part for part in scores.parts if part.part.endswith(f".{kind}")]
+        if not parts:
+            continue
         layers = [int(part.part[1:].split(".")[0]) for part in parts]
         left.errorbar(
             layers,
             [part.single.ce_increase.value for part in parts],
             yerr=list(zip(*(ends(part) for part in parts), strict=True)),
             color=colour,
-            label={"mlp": "MLP", "attn": "attention"}[kind],
+            label=label,
             marker="o",
             markersize=3,
             linewidth=1,
