@@ -35,11 +35,11 @@ from unweave.validate.worlds.trigram_heads import TrigramVerdict, judge_trigrams
 
 HERE = Path(__file__).parent
 CASES = {"2H3ST": (2, 3), "3H4ST": (3, 4), "4H5ST": (4, 5)}
-SEEDS, MOST = 5, 10
+SEEDS, MOST = 5, 24
 """Models of which all trigrams are learnt, and how many seeds are tried to get them."""
-STARTS = 4
+STARTS = 8
 """Gated blocks for each model, from different weights; the one with the least loss is chosen."""
-STEPS, DRAWN, OPENING = 2_000, 24, 0.5
+STEPS, DRAWN, OPENING = 3_000, 24, 0.5
 SETTINGS = GatedSettings(
     alpha=0.1,
     lr=2e-2,
@@ -176,10 +176,12 @@ def main(work: Path, cases: list[str]) -> None:
 
 
 def counts(runs: list[dict]) -> dict[str, int]:
-    """Trigrams by what became of them, and runs in which all are learnt and localised."""
+    """Trigrams by what became of them; runs in which all are localised, and models with such."""
     said = [t["what"] for run in runs for t in run["trigrams"]]
-    whole = sum(all(t["what"] == "localised" for t in run["trigrams"]) for run in runs)
-    return {w: said.count(w) for w in ("localised", "distributed", "unlearnt")} | {"whole": whole}
+    whole = [run for run in runs if all(t["what"] == "localised" for t in run["trigrams"])]
+    models = len({run["model"] for run in whole if "model" in run})
+    each = {w: said.count(w) for w in ("localised", "distributed", "unlearnt")}
+    return each | {"runs": len(runs), "whole": len(whole), "models with a whole one": models}
 
 
 def plot() -> None:
