@@ -36,8 +36,8 @@ DRAWN, TOKENS = 5, 24
 
 def draw(subject: Subject, reader: FeatureReader, x: torch.Tensor, mask: torch.Tensor) -> None:
     layer = reader.transcoder.spec.layer
-    tensor = mask * importance(reader.code(x), reader.basis)
-    jobs = find_jobs(tensor, seed=0, settings=JobSettings(jobs=16, rounds=100, starts=1))
+    tensor = mask * importance(reader.code(x[:40]), reader.basis)
+    jobs = find_jobs(tensor, seed=0, settings=JobSettings(jobs=16, rounds=60, starts=1))
     parts = shares(tensor, jobs)
     tokens = wren_rows(subject).test[3:4, :TOKENS]
     pieces = subject.tokenizer.pieces(tokens[0].tolist()) if subject.tokenizer else []
