@@ -188,7 +188,7 @@ def plot() -> None:
     from matplotlib import pyplot as plt
 
     found = json.loads((HERE / "numbers.json").read_text())
-    kinds = ["original", "gated", "no price", "no gates"]
+    kinds = ["original", "gated", "gated, chosen", "no price", "no gates"]
     figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3), sharey=True)
     for axis, (case, each) in zip(axes, found.items(), strict=True):
         here = [kind for kind in kinds if kind in each]
@@ -201,7 +201,7 @@ def plot() -> None:
         axis.set_title(case)
         axis.set_xlabel("share of trigrams")
     axes[0].invert_yaxis()
-    axes[-1].legend(fontsize=7)
+    axes[-1].legend(fontsize=7, loc="lower left")
     figure.tight_layout()
     figure.savefig(HERE / "gated.png", dpi=110)
 
