@@ -56,7 +56,7 @@ WORSE = {"value": 0.3, "low": 0.28, "high": 0.32}
         (
             ("splice", "propagated", "ce_increase"),
             {"value": 0.14, "low": 0.1, "high": 0.18},
-            "loss",
+            "loss increase at most",
         ),
         (("splice", "propagated", "ce_increase"), {"value": 0.14}, "loss increase at most"),
         (("controls", "mean_ablation", "ce_increase"), WORSE, "of what ablation costs"),
