@@ -48,6 +48,8 @@ def test_all_is_met_where_all_is_well(artifact):  # noqa: F811
 
 
 WORSE = {"value": 0.3, "low": 0.28, "high": 0.32}
+STRADDLING = {"value": 0.82, "low": 0.75, "high": 0.9}
+"""Better than asked, but not for certain."""
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ WORSE = {"value": 0.3, "low": 0.28, "high": 0.32}
         ),
         (("splice", "propagated", "ce_increase"), {"value": 0.14}, "loss increase at most"),
         (("controls", "mean_ablation", "ce_increase"), WORSE, "of what ablation costs"),
-        (("splice", "propagated", "top1_agreement"), WORSE, "the same top token"),
+        (("splice", "propagated", "top1_agreement"), STRADDLING, "the same top token"),
         (("splice", "clean", "ce_increase"), {"value": 0.01, "low": 0, "high": 0.02}, "clean one"),
         (("controls", "random"), {"ce_increase": {"value": 0.05}}, "every control fails"),
         (("baselines",), {}, "every baseline"),
