@@ -7,9 +7,10 @@ pre-activation of feature t is its activation times one number, the virtual weig
                                            norm before it)
     V_ts = enc_t . W_V^h G dec_s           t reads head h, along whatever pattern the head has
 
-up to the norm's common factor 1/s(x); a LayerNorm takes the mean out of dec_s first, and what
-Gemma's blocks write passes one more norm. Virtual weights between features that never meet are
-interference; an edge is therefore ranked by what it delivers, `used` = V * E[a_s | t active].
+up to the norm's common factor 1/s(x). A gated latent has one through each of its two encoders; its
+edges are those through u, the gate left as it is. A LayerNorm takes the mean out of dec_s first,
+and what Gemma's blocks write passes one more norm. Virtual weights between features that never meet
+are interference; an edge is therefore ranked by what it delivers, `used` = V * E[a_s | t active].
 Features of queries and keys write no stream: they meet in scores, which are products and no edges.
 """
 
@@ -59,13 +60,20 @@ TOKENS = "token"
 LOGITS = "logit"
 
 
-def virtual_weights(subject: Subject, target: Part, written: Tensor, latents: Tensor) -> Tensor:
-    """V[target latent, source] for source vectors `written` [sources, d_model] in stream units."""
+def virtual_weights(
+    subject: Subject, target: Part, written: Tensor, latents: Tensor, *, gate: bool = False
+) -> Tensor:
+    """V[target latent, source] for source vectors `written` [sources, d_model] in stream units.
+
+    A gated latent has two, through `W_enc` and, with `gate`, through `W_gate`.
+    """
     spec = target.spec
     place = place_of(spec.name)
     gain = subject.norm_gain(place.layer, place.norm).float()
     through = _centred(subject, written) * gain
-    encoder = target.W_enc.detach()[latents] * spec.input_scale
+    matrix = target.W_gate if gate else target.W_enc
+    assert matrix is not None
+    encoder = matrix.detach()[latents] * spec.input_scale
     if place.kind != "attn":
         return encoder @ through.T
     W_V = subject.attention_weights(place.layer).W_V.float()  # [heads, d_model, d_head]

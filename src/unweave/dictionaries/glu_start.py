@@ -50,7 +50,13 @@ def start_glu_(
     drawn = torch.randperm(len(x), generator=generator)[:_ROWS]
     scaled = x[drawn].to(dictionary.W_dec) * dictionary.input_scale
     target = y[drawn].to(dictionary.W_dec) * dictionary.output_scale
-    gate, gate_bias, up, up_bias, down = _signed_neurons(dictionary, weights, scaled)
+    gate, gate_bias, up, up_bias, down = signed_neurons(
+        weights,
+        scaled,
+        read=float(dictionary.input_scale[0]),
+        write=float(dictionary.output_scale[0]),
+        count=dictionary.n_latents,
+    )
     taken = len(gate)
     _fill(encoder, slice(0, taken), gate, gate_bias, up, up_bias)
     dictionary.W_dec[:taken] = down
@@ -80,17 +86,22 @@ def _fill_from_data(
     dictionary.W_dec[new] = missing
 
 
-def _signed_neurons(
-    dictionary: Dictionary, weights: MLPWeights, scaled: Tensor
+def signed_neurons(
+    weights: MLPWeights,
+    scaled: Float[Tensor, "rows d_in"],
+    *,
+    read: float,
+    write: float,
+    count: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gates, ups and unit decoder rows of the signed neurons that write most, in scaled units.
+    """Gates, gate biases, ups, up biases and unit decoder rows of the `count` signed neurons that
+    write most on `scaled`, fewer where there are fewer.
 
-    The decoder's length is moved into the up row, so that a latent is as large as what it writes.
+    Inputs were multiplied by `read`, outputs are to be by `write`. The decoder's length is moved
+    into the up row, so that a latent is as large as what it writes.
     """
-    like = dictionary.W_dec
     assert weights.W_gate is not None
-    read, write = float(dictionary.input_scale[0]), float(dictionary.output_scale[0])
-    W_gate, W_up, W_down = (w.to(like) for w in (weights.W_gate, weights.W_in, weights.W_out))
+    W_gate, W_up, W_down = (w.to(scaled) for w in (weights.W_gate, weights.W_in, weights.W_out))
     b_gate, b_up = (_bias(b, W_up) for b in (weights.b_gate, weights.b_in))
     length = W_down.norm(dim=1, keepdim=True) * write
     gate, up, down = W_gate / read, W_up / read * length, F.normalize(W_down, dim=1)
@@ -98,7 +109,7 @@ def _signed_neurons(
     open_ = F.silu(scaled @ gate.T + b_gate)
     pre = scaled @ up.T + b_up
     written = torch.cat([(open_ * F.relu(s * pre)).abs().mean(0) for s in (1, -1)])
-    most = written.argsort(descending=True, stable=True)[: dictionary.n_latents]
+    most = written.argsort(descending=True, stable=True)[:count]
     return (
         torch.cat([gate, gate])[most],
         torch.cat([b_gate, b_gate])[most],
@@ -124,18 +135,23 @@ def _bias(bias: Tensor | None, rows: Tensor) -> Tensor:
     return rows.new_zeros(len(rows)) if bias is None else bias.to(rows)
 
 
+def refuse_other_gates(name: str, weights: MLPWeights) -> None:
+    """Raise a UserError unless the MLP's neurons are gated by SiLU, as gated latents are."""
+    if weights.W_gate is None or weights.activation not in ("silu", "swish"):
+        raise UserError(
+            f"{name} cannot start from this MLP, which is "
+            f"{'not gated' if weights.W_gate is None else f'gated by {weights.activation}'}: "
+            "glu latents are gated by silu"
+        )
+
+
 def _check(dictionary: Dictionary, weights: MLPWeights) -> None:
     spec = dictionary.spec
     if not isinstance(dictionary.encoder, GLUEncoder):
         raise UserError(
             f"{spec.name} has a {spec.encoder.kind} encoder: neurons with gates need glu"
         )
-    if weights.W_gate is None or weights.activation not in ("silu", "swish"):
-        raise UserError(
-            f"{spec.name} cannot start from this MLP, which is "
-            f"{'not gated' if weights.W_gate is None else f'gated by {weights.activation}'}: "
-            "glu latents are gated by silu"
-        )
+    refuse_other_gates(spec.name, weights)
     wide = (weights.W_in.shape[1], weights.W_out.shape[1])
     if len(spec.reads) != 1 or len(spec.writes) != 1 or (spec.d_in, spec.d_out) != wide:
         raise UserError(

@@ -27,11 +27,12 @@ def part_specs(
     skip: bool,
     k_query: int = 0,
     k_key: int = 0,
+    gated: bool = False,
 ) -> list[PartSpec]:
     """The parts of every block, in the order of computation; `latents` is a multiple of d_model.
 
     Queries and keys have a part where theirs may have active latents. An attention latent reads
-    one head, so their number is rounded up to fill the heads evenly.
+    one head, so their number is rounded up to fill the heads evenly. MLPs' latents may be gated.
     """
     wanted, heads, d_model = latents * subject.d_model, subject.n_heads, subject.d_model
     z, kv = heads * subject.d_head, subject.n_kv_heads * subject.d_head
@@ -40,7 +41,14 @@ def part_specs(
         "q": {"d_in": d_model, "d_out": z, "n_latents": wanted, "k": k_query},
         "k": {"d_in": d_model, "d_out": kv, "n_latents": wanted, "k": k_key},
         "attn": {"d_in": z, "d_out": d_model, "n_latents": even, "k": k_attention, "heads": heads},
-        "mlp": {"d_in": d_model, "d_out": d_model, "n_latents": wanted, "k": k_mlp, "skip": skip},
+        "mlp": {
+            "d_in": d_model,
+            "d_out": d_model,
+            "n_latents": wanted,
+            "k": k_mlp,
+            "skip": skip,
+            "gated": gated,
+        },
     }
     return [
         PartSpec.model_validate(
@@ -99,6 +107,7 @@ def fit_locally(job: Job, text: TokenRows) -> None:
             k_query=settings.k_query,
             k_key=settings.k_key,
             skip=settings.skip,
+            gated=settings.gated,
         )
         parts, metrics = fit_parts(
             job.subject,

@@ -76,6 +76,9 @@ class DecompileSettings(BaseModel):
     256 and 0 for a wider one, where features in place of patterns still cost too much."""
     k_key: NonNegativeInt | None = None
     """Latents active per token in a part for keys, likewise."""
+    gated: bool = False
+    """Give MLP parts gated latents, silu(g.x) relu(u.x), as the network's own neurons are where
+    they are gated by SiLU: twice the encoder, and twice the virtual weights into it."""
     skip: bool = False
     """Give MLP parts a dense linear map beside their latents: more accurate, but not sparse."""
     checkpoint_seconds: float = Field(default=180.0, ge=0)

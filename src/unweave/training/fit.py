@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unweave.activations.window import Harvester, HarvestSettings, Window, start_vectors
 from unweave.activations.workers import Workers
+from unweave.dictionaries.gated_start import start_gated
 from unweave.dictionaries.part import Part
 from unweave.dictionaries.part_names import place_of
 from unweave.dictionaries.spec import PartSpec
@@ -97,7 +98,8 @@ def _trainer(
     layer, kind = place_of(spec.name)
     x, y = first.vectors[spec.input_site], first.vectors[spec.output_site]
     if kind == "mlp":
-        part = start_mlp(spec, subject.mlp_weights(layer), x, y, seed=seed)
+        start = start_gated if spec.gated else start_mlp
+        part = start(spec, subject.mlp_weights(layer), x, y, seed=seed)
     else:
         W = _map_of(subject.attention_weights(layer), kind, subject.n_heads // subject.n_kv_heads)
         part = start_linear(spec, W.float(), x, y, seed=seed)

@@ -78,39 +78,58 @@ class LocalTrainer:
             here = x.device.type == "cpu"
             fast = product_dtype() if here else gpu.number_format(x.device)
             dtype = fast if x.dtype == torch.float32 else x.dtype
-            code = select_topk(x, part.W_enc, part.b_enc, spec.k, heads=spec.heads, dtype=dtype)
-            error = decode(code, part.W_dec).add_(part.b_dec).sub_(y)
-            if part.W_skip is not None:
-                error.addmm_(x, part.W_skip.T)
+        if spec.gated:
+            with torch.enable_grad():
+                total, code = part.run_scaled(x, dtype)
+        else:
+            with torch.no_grad():
+                code = select_topk(x, part.W_enc, part.b_enc, spec.k, heads=spec.heads, dtype=dtype)
+                total = decode(code, part.W_dec).add_(part.b_dec)
+                if part.W_skip is not None:
+                    total.addmm_(x, part.W_skip.T)
+        with torch.no_grad():
+            error = total - y
             fvu = (error.square().sum() / (y - y.mean(0)).square().sum().clamp_min(1e-12)).item()
+            g = self._output_gradient(error)
+        if spec.gated:
+            total.backward(g)  # before weights change in place
+        with torch.no_grad():
             self._note_silence(code)
             revived = 0
             if self.step_index in self._revive_steps:
                 revived = self._revive(x, error)
-            self._apply(x, code, error)
+            if not spec.gated:
+                self._sparse_gradients(x, code, g)
+            self._update()
         self.step_index += 1
         return StepReport(fvu, revived)
 
-    def _apply(self, x: Tensor, code: Code, error: Tensor) -> None:
-        part, spec = self.part, self.part.spec
-        limit = math.sqrt(spec.d_out)
+    def _output_gradient(self, error: Tensor) -> Tensor:
+        """Gradient of the mean Huber loss in what the part writes."""
+        limit = math.sqrt(self.part.spec.d_out)
         weight = (limit / error.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_(max=1.0)
-        g = error.mul_(weight).mul_(2.0 / (len(x) * limit))
+        return (error * weight).mul_(2.0 / (len(error) * limit))
+
+    def _update(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * linear_decay(self.step_index, self.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # as large as the part itself: not to be kept for every part
+        self.part.unit_decoder_()
+
+    def _sparse_gradients(self, x: Tensor, code: Code, g: Tensor) -> None:
+        """Gradients of latents that read linearly, without a graph."""
+        part, spec = self.part, self.part.spec
         value_grad = value_gradient(code, g, part.W_dec)
         weights = weight_gradients(code, value_grad, x, g, spec.n_latents, heads=spec.heads)
         part.W_enc.grad, part.b_enc.grad = weights.W_enc, weights.b_enc
         part.W_dec.grad, part.b_dec.grad = weights.W_dec, g.sum(0)
         if part.W_skip is not None:
             part.W_skip.grad = g.T @ x
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * linear_decay(self.step_index, self.steps)
-        self.optimizer.step()
-        self.optimizer.zero_grad()  # as large as the part itself: not to be kept for every part
-        part.unit_decoder_()
 
     def _note_silence(self, code: Code) -> None:
         fired = torch.zeros_like(self.silent, dtype=torch.bool)
-        fired[code.latent[code.value > 0]] = True
+        fired[code.latent[code.value != 0]] = True
         self.silent += len(code.latent)
         self.silent[fired] = 0
 
@@ -140,9 +159,13 @@ class LocalTrainer:
         height = 0.5 * (alive if torch.isfinite(alive) else torch.tensor(1.0))
         part.W_enc[dead] = direction * height
         part.b_enc[dead] = -(part.W_enc[dead] * x.mean(0)[read]).sum(1)
+        renewed = [part.W_enc, part.b_enc, part.W_dec]
+        if part.W_gate is not None and part.b_gate is not None:
+            part.W_gate[dead], part.b_gate[dead] = 0.0, 1.0  # an open gate
+            renewed += [part.W_gate, part.b_gate]
         missing = -error[drawn]
         part.W_dec[dead] = missing / missing.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        for parameter in (part.W_enc, part.b_enc, part.W_dec):
+        for parameter in renewed:
             state = self.optimizer.state.get(parameter, {})
             for moment in ("exp_avg", "exp_avg_sq"):
                 if moment in state:

@@ -117,12 +117,14 @@ def random_part(part: Part, y: Float[Tensor, "vectors d_out"], *, seed: int) -> 
     """
     generator = torch.Generator().manual_seed(seed)
     control = Part(part.spec.model_copy(update={"skip": False})).to(y.device)
-    for name in ("W_enc", "W_dec"):
+    for name in ("W_enc", "W_dec", *(["W_gate"] if part.spec.gated else [])):
         trained = getattr(part, name).detach()
         drawn = torch.randn(trained.shape, generator=generator).to(trained.device)
         norm = trained.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True)
         getattr(control, name).data.copy_(drawn * norm)
     control.b_enc.data.copy_(part.b_enc.detach())
+    if part.b_gate is not None and control.b_gate is not None:
+        control.b_gate.data.copy_(part.b_gate.detach())
     control.b_dec.data.copy_(y.mean(0) * part.spec.output_scale)
     control.start_output.copy_(part.start_output)
     return control

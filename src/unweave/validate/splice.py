@@ -151,5 +151,5 @@ def fidelity(
         fvu=(error.sum() / centred.sum().clamp_min(1e-12)).item(),
         fvu_robust=(error[near].sum() / robust_mean.sum().clamp_min(1e-12)).item(),
         l2_ratio=(output.norm(dim=1) / y.norm(dim=1).clamp_min(1e-12)).mean().item(),
-        l0=(code.value > 0).sum(1).float().mean().item(),
+        l0=(code.value != 0).sum(1).float().mean().item(),
     )

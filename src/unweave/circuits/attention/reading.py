@@ -79,6 +79,11 @@ def linear_reads(reader: Reader) -> LinearReads:
 def _part_reads(part: Part) -> LinearReads:
     """A part whose latents read a slice each, with zeros for what they do not read."""
     spec = part.spec
+    if spec.gated:
+        raise UserError(
+            f"{spec.name} has gated latents, products of two readings, so they cannot be attributed"
+            " exactly: use a part without gates"
+        )
     W = part.W_enc.detach().new_zeros(spec.n_latents, spec.heads, spec.d_read)
     head = torch.arange(spec.n_latents, device=W.device) * spec.heads // spec.n_latents
     W[torch.arange(spec.n_latents, device=W.device), head] = part.W_enc.detach()

@@ -15,6 +15,7 @@ from unweave.dictionaries.dictionary_files import load_dictionary
 from unweave.dictionaries.formats import configuration as conf
 from unweave.dictionaries.formats.plain_weights import PlainWeights
 from unweave.dictionaries.part import Part
+from unweave.errors import UserError
 
 
 def read(folder: Path, name: str) -> Dictionary:
@@ -25,6 +26,10 @@ def read(folder: Path, name: str) -> Dictionary:
         return load_dictionary(folder)
     part = Part.load(folder)
     spec = part.spec
+    if spec.gated:
+        raise UserError(
+            f"{path} describes gated latents, which no other format holds: read it with Part.load"
+        )
     W_enc = torch.zeros(spec.heads, spec.n_latents // spec.heads, spec.heads, spec.d_read)
     for head, rows in enumerate(part.W_enc.detach().chunk(spec.heads)):
         W_enc[head, :, head] = rows

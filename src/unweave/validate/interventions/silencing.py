@@ -18,6 +18,7 @@ from torch import Tensor
 from unweave.decompile.network import DecompiledNetwork
 from unweave.dictionaries.part import Part
 from unweave.dictionaries.part_names import PartPlace, input_site, output_site, place_of
+from unweave.errors import UserError
 from unweave.subject import Subject
 
 
@@ -153,6 +154,11 @@ def _scale(
 
 def _read(part: Part, x: Tensor, latents: Tensor) -> dict[str, Tensor]:
     spec = part.spec
+    if spec.gated:
+        raise UserError(
+            f"{spec.name} has gated latents, whose graph is held against what happens only where "
+            "they read linearly: use parts without gates"
+        )
     head = latents // (spec.n_latents // spec.heads)
     seen = (x.float() * spec.input_scale).unflatten(-1, (spec.heads, spec.d_read))
     pre = torch.einsum("bptd,td->bpt", seen[:, :, head], part.W_enc[latents])
