@@ -21,6 +21,17 @@ class _Cache(Protocol):
     def batch_select_indices(self, indices: Tensor) -> None: ...
 
 
+@runtime_checkable
+class Stepping(Protocol):
+    """What can write: it is given only the tokens that it has not seen yet."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Logits of the next token, `[batch, vocab]`."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+
+
 def continue_text(
     subject: Subject,
     prompt: str,
@@ -77,10 +88,32 @@ def continue_rows(
             f"{prompts.shape[1]} tokens of prompt and {new_tokens} new ones exceed the context of "
             f"{subject.name}, {subject.context}"
         )
+    step = _Stepper(subject.model, prompts.shape[1] + new_tokens)
+    return written_by(
+        step,
+        prompts,
+        new_tokens,
+        temperature=temperature,
+        seed=seed,
+        stop=stop,
+        advance=advance,
+    )
+
+
+def written_by(
+    step: Stepping,
+    prompts: Int[Tensor, "batch pos"],
+    new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop: Collection[int | None] = (),
+    advance: Callable[[float], None] = lambda tokens: None,
+) -> list[list[int]]:
+    """What something that steps writes after every row; otherwise as `continue_rows`."""
     pick = _Picker(temperature, seed)
     rows: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(rows)))
-    step = _Stepper(subject.model, prompts.shape[1] + new_tokens)
     tokens = prompts
     for _ in range(new_tokens):
         chosen = pick(step(tokens))

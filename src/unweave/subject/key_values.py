@@ -54,6 +54,11 @@ def roomy_cache(config: PretrainedConfig, room: int) -> DynamicCache:
     return cache
 
 
+def growing_cache(config: PretrainedConfig) -> DynamicCache:
+    """A cache for any number of positions, which is copied as it grows."""
+    return DynamicCache(config=config)
+
+
 def cache_argument(model: nn.Module) -> str:
     """What the model calls its cache: `cache`, or `past_key_values` before transformers 5.24."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
