@@ -54,6 +54,8 @@ class Family:
     """Norm that what attention writes passes before it reaches the stream, where there is one."""
     mlp_post_norm: str | None = None
     """Norm that what the MLP writes passes before it reaches the stream, where there is one."""
+    positions: str | None = None
+    """Embedding of positions that is added to that of tokens, where there is one."""
     parallel: str | None = None
     """Config attribute that says that attention and MLP read the same stream (no `resid_mid`)."""
 
@@ -96,6 +98,7 @@ _GPT2 = Family(
     name="gpt2",
     model_types=("gpt2",),
     embed="transformer.wte",
+    positions="transformer.wpe",
     blocks="transformer.h",
     final_norm="transformer.ln_f",
     attn_norm="ln_1",
@@ -132,6 +135,7 @@ _GPT_NEO = Family(
     name="gpt-neo",
     model_types=("gpt_neo",),
     embed="transformer.wte",
+    positions="transformer.wpe",
     blocks="transformer.h",
     final_norm="transformer.ln_f",
     attn_norm="ln_1",

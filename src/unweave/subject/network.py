@@ -289,6 +289,17 @@ class Subject:
         return self._table.write_gain(self._layer(layer), which)
 
     @property
+    def norms_writes(self) -> bool:
+        """Whether what blocks write passes a norm on its way to the stream (Gemma 2 and 3)."""
+        return self._table.norms_writes()
+
+    def norm_bias(
+        self, layer: int, which: Literal["attn", "mlp"]
+    ) -> Float[Tensor, " d_model"] | None:
+        """What the norm before a block's attention or MLP adds; None for those that add nothing."""
+        return self._table.norm_bias(self._layer(layer), which)
+
+    @property
     def norms_centre(self) -> bool:
         """Whether the norms take out the mean of what they read."""
         return self._table.centred()
@@ -301,6 +312,14 @@ class Subject:
     def unembed(self) -> Float[Tensor, "vocab d_model"]:
         """Row t raises logit t; the gain of the final norm is folded in."""
         return self._table.unembed()
+
+    def unembed_bias(self) -> Float[Tensor, " vocab"]:
+        """What logits hold whatever the stream does: the last norm's bias, the head's own."""
+        return self._table.unembed_bias()
+
+    def positions(self) -> Float[Tensor, "context d_model"] | None:
+        """Row p is what position p adds to the stream; None where heads turn by it instead."""
+        return self._table.positions()
 
     def embed(self) -> Float[Tensor, "vocab d_model"]:
         """Row t is what token t puts on the stream (without positions)."""

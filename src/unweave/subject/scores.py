@@ -49,7 +49,7 @@ def scoring(subject: Subject, layer: int, n_positions: int) -> Scoring:
         UserError: the layer norms its heads, caps its scores, or sees only a window shorter than
             the rows, so that its scores are not products of its sites.
     """
-    module = _attention(subject, layer)
+    module = attention_module(subject, layer)
     _refuse_unknown(subject, module, n_positions)
     turns = rotary(subject, n_positions)
     cos, sin = turns or (None, None)
@@ -77,7 +77,8 @@ def pattern(scores: Float[Tensor, "... query key"]) -> Float[Tensor, "... query 
     return scores.masked_fill(later, -torch.inf).softmax(-1)
 
 
-def _attention(subject: Subject, layer: int) -> nn.Module:
+def attention_module(subject: Subject, layer: int) -> nn.Module:
+    """The module of a block that calls the attention function."""
     module = subject.place(f"blocks.{layer}.attn.pattern").module
     family = find_family(getattr(subject.config, "model_type", None))
     assert family is not None  # the site would not exist
@@ -87,7 +88,7 @@ def _attention(subject: Subject, layer: int) -> nn.Module:
 
 
 def _refuse_unknown(subject: Subject, module: nn.Module, n_positions: int) -> None:
-    window = getattr(module, "sliding_window", None) or _window(subject, module)
+    window = window_of(subject, module)
     unknown = {
         "norms its heads' queries and keys": hasattr(module, "q_norm"),
         "caps its scores": getattr(module, "attn_logit_softcapping", None) is not None,
@@ -101,8 +102,11 @@ def _refuse_unknown(subject: Subject, module: nn.Module, n_positions: int) -> No
             )
 
 
-def _window(subject: Subject, module: nn.Module) -> int | None:
-    """How far a layer sees where the config or the kind of layer says so."""
+def window_of(subject: Subject, module: nn.Module) -> int | None:
+    """How many positions, its own included, a layer sees; None where it sees all."""
+    own = getattr(module, "sliding_window", None)
+    if own is not None:
+        return own
     kind = getattr(module, "attention_type", None)  # GPT-Neo: "global" or "local"
     if kind == "local":
         return getattr(subject.config, "window_size", None)

@@ -140,6 +140,28 @@ class Table:
             return torch.ones(self.geometry.d_model, device=device)
         return self._weight(f"{self.family.blocks}.{layer}.{path}") + self.family.gain_offset
 
+    def norms_writes(self) -> bool:
+        """Whether what blocks write passes a norm on the way to the stream."""
+        return self.family.mlp_post_norm is not None
+
+    def norm_bias(self, layer: int, which: str) -> Float[Tensor, " d_model"] | None:
+        """What the norm before a block's attention or MLP adds, where it adds anything."""
+        return self._bias(layer, self.family.attn_norm if which == "attn" else self.family.mlp_norm)
+
+    def unembed_bias(self) -> Float[Tensor, " vocab"]:
+        """What is added to logits whatever the stream holds: by the last norm, by the head."""
+        head = self.model.get_submodule(self.family.head)
+        norm = self.model.get_submodule(self.family.final_norm)
+        total = torch.zeros(self.geometry.vocab_size, device=self._weight(self.family.head).device)
+        if (shift := getattr(norm, "bias", None)) is not None:
+            total = total + self._weight(self.family.head).float() @ shift.detach().float()
+        own = getattr(head, "bias", None)
+        return total if own is None else total + own.detach().float()
+
+    def positions(self) -> Float[Tensor, "context d_model"] | None:
+        """Row p: what position p puts on the stream; None where heads turn by it instead."""
+        return self._weight(self.family.positions).float() if self.family.positions else None
+
     def centred(self) -> bool:
         """Whether norms take out the mean (LayerNorm) or only scale (RMSNorm)."""
         norm = self.model.get_submodule(f"{self.family.blocks}.0.{self.family.mlp_norm}")
