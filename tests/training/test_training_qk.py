@@ -176,6 +176,33 @@ def test_the_start_from_singular_directions_is_the_block_itself(truth):
     assert loss.keys > 1e-3
 
 
+def test_no_two_features_start_at_the_same_vector():
+    generator = torch.Generator().manual_seed(0)
+    W_Q, W_K = torch.randn(2, 2, D_IN, D_HEAD, generator=generator)
+    tokens = torch.randint(10, (30, 12), generator=generator)
+    x = torch.randn(10, D_IN, generator=generator)[tokens]
+    one = begun(QKBlock(W_Q, torch.zeros(2, 4), W_K, torch.zeros(2, 4), PLAIN), x, n=10)
+    for rows in (one.W_dec_Q, one.W_dec_K):
+        unit = torch.nn.functional.normalize(rows.detach().flatten(1), dim=1)
+        assert float((unit @ unit.T).triu(1).max()) < 0.999
+
+
+def test_an_exponent_weighs_each_query_by_the_power_of_its_kl(truth):
+    block, x, _, _ = truth
+    one = begun(block, x, n=8)
+    plain, halved = (
+        qk_loss(one, block, x[:2], QKLossSettings(exponent=power))[0] for power in (1.0, 0.5)
+    )
+    found = one.run(x[:2])
+    true = true_pattern(scores(block.queries(x[:2]), block.keys(x[:2]), block.scoring))
+    kl = pattern_kl(true, scores(found.q, found.k, block.scoring))[..., 1:]
+    torch.testing.assert_close(plain.both, kl.mean())
+    torch.testing.assert_close(halved.both, kl.clamp_min(0).add(1e-7).sqrt().mean())
+    slope = torch.autograd.grad(halved.both, one.W_dec_Q)[0]
+    assert slope.isfinite().all()
+    assert slope.any()
+
+
 def test_silent_features_restart_where_the_pattern_is_worst(truth):
     block, x, _, _ = truth
     one = begun(block, x, n=4)

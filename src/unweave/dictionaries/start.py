@@ -8,7 +8,7 @@ starts at data: latent = "this input" -> "what was still missing from the output
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unweave.activations.scale import unit_scale
@@ -90,7 +90,16 @@ def start_linear(
 def _differences(
     rows: Float[Tensor, "rows d"], count: int, generator: torch.Generator
 ) -> Float[Tensor, "count d"]:
-    """Differences of random rows from their mean; after every row was taken once, of two rows.
+    """Differences of random rows from their mean; after every row was taken once, of two rows."""
+    own = rows[each_once(rows, generator)[:count]]
+    pairs = torch.randint(len(rows), (2, count - len(own)), generator=generator).to(rows.device)
+    return torch.cat([own - rows.mean(0), rows[pairs[0]] - rows[pairs[1]]])
+
+
+def each_once(
+    rows: Float[Tensor, "rows d"], generator: torch.Generator
+) -> Int[Tensor, " distinct"]:
+    """Places of rows in random order, those left out that equal one before.
 
     The first block reads the same row wherever the same token stands. Latents that are copies of
     each other fire together, and k copies would write k times too much.
@@ -103,9 +112,7 @@ def _differences(
     first = torch.full((int(label.max()) + 1,), len(rows), device=rows.device)
     at = torch.arange(len(rows), device=rows.device)
     first.scatter_reduce_(0, label, at, reduce="amin")
-    own = rows[order[first.sort().values[:count]]]
-    pairs = torch.randint(len(rows), (2, count - len(own)), generator=generator).to(rows.device)
-    return torch.cat([own - rows.mean(0), rows[pairs[0]] - rows[pairs[1]]])
+    return order[first.sort().values]
 
 
 def _scaled_part(spec: PartSpec, x: Tensor, y: Tensor, *, seed: int) -> tuple[Part, Tensor, Tensor]:

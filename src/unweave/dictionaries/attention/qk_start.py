@@ -1,6 +1,7 @@
 """Where a QK transcoder begins: at its block's own queries and keys.
 
-`data`: a feature stands for the query of one token, q_i less the mean query. Its encoder reads how
+`data`: a feature stands for the query of one token, q_i less the mean query, and no two of them for
+the same one (the first block reads the same vector wherever a token stands). Its encoder reads how
 far a query lies along q_i, its decoder writes along q_i:
 
     W_enc ~ W_Q q_i / |q_i|      W_dec ~ q_i / |q_i|      (keys alike)
@@ -23,6 +24,7 @@ from torch import Tensor
 from unweave.dictionaries.attention.qk_block import QKBlock
 from unweave.dictionaries.attention.qk_spec import QKActivation, QKTranscoderSpec
 from unweave.dictionaries.attention.qk_transcoder import QKTranscoder, Which
+from unweave.dictionaries.start import each_once
 
 QKStart = Literal["data", "svd"]
 _FITTED = 4096
@@ -110,12 +112,12 @@ def _rows(
 
 
 def _from_data(W: Tensor, centred: Tensor, n: int, generator: torch.Generator) -> Rows:
-    # Drawn on the processor, from which the generator is; again and again where rows are few.
-    drawn = torch.cat(
-        [torch.randperm(len(centred), generator=generator) for _ in range(-(-n // len(centred)))]
-        or [torch.zeros(0, dtype=torch.long)]
-    )[:n]
-    written = torch.einsum("ni,hid->nhd", centred[drawn.to(centred.device)], W)
+    # Every row once; then, where there are few, any of them again.
+    drawn = each_once(centred, generator)[:n]
+    if len(drawn) < n:
+        more = torch.randint(len(centred), (n - len(drawn),), generator=generator)
+        drawn = torch.cat([drawn, more.to(drawn.device)])
+    written = torch.einsum("ni,hid->nhd", centred[drawn], W)
     unit = written / written.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
     return torch.einsum("nhd,hid->ni", unit, W), unit
 

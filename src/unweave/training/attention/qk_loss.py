@@ -5,14 +5,16 @@
 
 KL is the mean over batch, heads and queries (the first query, which sees itself alone, left out).
 The published R is summed over the batch; here it is the mean over tokens, so that lambda does not
-depend on the batch. With JumpReLU a count of active features may take the place of R.
+depend on the batch. With JumpReLU a count of active features may take the place of R. With an
+exponent below 1 each query's KL counts by its root: the many queries that are almost right, whose
+most attended key hangs by little, then weigh as much as the few that are far off.
 """
 
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from unweave.dictionaries.activation.jumprelu import JumpReLUActivation
@@ -23,6 +25,8 @@ from unweave.subject.scores import scores
 from unweave.training.attention.pattern_kl import pattern_kl, true_pattern
 
 _INSIDE_ROOT = 1e-7
+_LEAST_KL = 1e-7
+"""Nats under an exponent, so that its slope is bounded; rounding may take a KL below zero."""
 
 
 class QKLossSettings(BaseModel):
@@ -40,10 +44,12 @@ class QKLossSettings(BaseModel):
     """Lambda; zero where a number of features is given (TopK, BatchTopK)."""
     counted: Literal["roots", "active"] = "roots"
     """What lambda weighs: the roots R, or the number of active features (JumpReLU only)."""
+    exponent: PositiveFloat = 1.0
+    """Power of each query's KL whose mean is taken."""
 
 
 class QKLoss(NamedTuple):
-    """The terms of one batch, unweighted."""
+    """The terms of one batch, unweighted; KLs are in nats to the power that the settings say."""
 
     both: Float[Tensor, ""]
     """KL with queries and keys from features, nats."""
@@ -76,7 +82,7 @@ def qk_loss(
         q, k = block.queries(x), block.keys(x)
         true = true_pattern(scores(q, k, block.scoring))
     both, keys, queries = (
-        pattern_kl(true, scores(queries, keys, block.scoring))[..., 1:].mean()
+        _powered(pattern_kl(true, scores(queries, keys, block.scoring))[..., 1:], settings.exponent)
         for queries, keys in ((found.q, found.k), (q, found.k), (found.q, k))
     )
     penalty = x.new_zeros(())
@@ -87,6 +93,10 @@ def qk_loss(
     tokens = max(1, x.shape[0] * (x.shape[1] - 1))
     l0_Q, l0_K = (active(side).sum() / tokens for side in (found.query_side, found.key_side))
     return QKLoss(both, keys, queries, penalty, l0_Q, l0_K), found
+
+
+def _powered(kl: Tensor, exponent: float) -> Tensor:
+    return kl.mean() if exponent == 1 else (kl.clamp_min(0) + _LEAST_KL).pow(exponent).mean()
 
 
 def active(side: SidePass) -> Tensor:
