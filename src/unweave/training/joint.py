@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from unweave.activations.workers import Workers
 from unweave.dictionaries.part import Part
@@ -27,6 +27,10 @@ from unweave.training.adam_state import part_state, restore_part
 from unweave.training.checkpoint import Checkpoints, Metrics
 from unweave.training.schedule import linear_decay
 from unweave.training.stand_in import AtStart, stand_ins
+from unweave.training.update import update_
+
+_POSITIONS = 16
+"""Positions whose logits are compared at once: 16 x 49,152 floats are three megabytes."""
 
 
 class JointSettings(BaseModel):
@@ -136,7 +140,7 @@ def _micro_batch(
         spliced = subject.run(rows, capture=[*streams, *patterns])
     assert original.logits is not None
     assert spliced.logits is not None
-    kl = kl_per_token(original.logits[:, 1:], spliced.logits[:, 1:]).mean()
+    kl = _MeanKL.apply(spliced.logits, original.logits)
     gaps = [_relative_gap(original.sites[site], spliced.sites[site]) for site in streams]
     stream = torch.stack(gaps).mean()
     loss, pattern = kl + settings.stream_weight * stream, None
@@ -182,6 +186,35 @@ def kl_per_token(
     return (p.exp() * (p - q)).sum(-1)
 
 
+class _MeanKL(torch.autograd.Function):
+    """The mean of `kl_per_token` over all positions but the first, and its gradient, softmax(q) -
+    softmax(p), taken of few positions at a time: a large vocabulary's logits would be written to
+    memory and read again a dozen times over.
+    """
+
+    @staticmethod
+    def forward(ctx, spliced, original):  # type: ignore[no-untyped-def]
+        """Logits [rows, pos, vocab]."""
+        gradient = torch.empty_like(spliced)
+        gradient[:, 0] = 0
+        count, total = gradient[:, 1:, 0].numel(), 0.0
+        for row, teacher, out in zip(spliced, original, gradient, strict=True):
+            for at in range(1, len(row), _POSITIONS):
+                here = slice(at, at + _POSITIONS)
+                p, q = teacher[here].float().log_softmax(-1), row[here].float().log_softmax(-1)
+                odds, gap = p.exp(), p.sub_(q)
+                total += torch.linalg.vecdot(odds, gap).double().sum()
+                out[here] = q.exp_().sub_(odds).div_(count)
+        ctx.save_for_backward(gradient)
+        return (total / count).float()
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        """The gradient in the spliced logits alone."""
+        (gradient,) = ctx.saved_tensors
+        return gradient if g == 1 else gradient * g.to(gradient.dtype), None
+
+
 def _relative_gap(original: Tensor, spliced: Tensor) -> Tensor:
     # Per token, or the few tokens with massive activations would be all that counts.
     gap = (spliced[:, 1:] - original[:, 1:]).float().square().sum(-1)
@@ -201,10 +234,12 @@ def _update(
         total = losses[0].gradients[index]
         for other in losses[1:]:
             total = total.add_(other.gradients[index])
-        parameter.grad = total.div_(len(losses))
-    torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+        total = total.div_(len(losses)) if len(losses) > 1 else total
+        parameter.grad = total.contiguous()
     for group in optimizer.param_groups:
         group["lr"] = settings.lr * linear_decay(step, steps)
-    optimizer.step()
+    named = nn.ModuleDict({name.replace(".", "-"): part for name, part in parts.items()})
+    update_(named, optimizer, limit=settings.clip, in_all=lambda squares: sum(squares.values()))
     for part in parts.values():
         part.unit_decoder_()
+        part.zero_grad()  # as large as the parts themselves, and not needed while others are made
