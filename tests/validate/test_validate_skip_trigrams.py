@@ -1,5 +1,7 @@
 """Skip trigrams: the rows, networks set by hand whose heads are known, and a trained one."""
 
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -107,6 +109,26 @@ def test_a_head_must_be_right_in_any_company_but_the_full_one() -> None:
     assert localised_in(alone[None, None], c) == (0,)
     with pytest.raises(UserError, match="no places"):
         localised_in(torch.zeros(0, 2, 3), c[:0])
+
+
+def test_the_worst_company_is_found_without_trying_every_one() -> None:
+    generator = torch.Generator().manual_seed(3)
+    found = set()
+    for _ in range(200):
+        outputs = torch.randn(1, 4, 3, generator=generator)
+        outputs[0, 0, 1] += 3
+        tried = tuple(
+            head
+            for head in range(4)
+            if all(
+                outputs[0, [head, *some]].sum(0).argmax() == 1
+                for size in range(3)
+                for some in combinations([o for o in range(4) if o != head], size)
+            )
+        )
+        assert localised_in(outputs, torch.tensor([1])) == tried
+        found.add(tried)
+    assert {(), (0,)} < found
 
 
 def test_two_trained_heads_of_width_one_hold_one_trigram_each() -> None:

@@ -9,7 +9,6 @@ the *evidence* is measured beside it: by how much each head raises C when an A i
 """
 
 from collections.abc import Callable
-from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -65,17 +64,28 @@ def localised_in(
     """
     if not len(outputs):
         raise UserError("Heads cannot be judged at no places; draw more rows")
-    heads = range(outputs.shape[1])
+    said = c[:, None, None].expand(-1, outputs.shape[1], 1)
+    margin = outputs.gather(2, said) - outputs
     found = []
-    for head in heads:
-        others = [other for other in heads if other != head]
-        kept = [some for size in range(max(len(others), 1)) for some in combinations(others, size)]
-        right = torch.ones(len(outputs), dtype=torch.bool)
-        for some in kept:
-            right &= outputs[:, [head, *some]].sum(1).argmax(-1) == c
+    for head in range(outputs.shape[1]):
+        others = torch.cat([margin[:, :head], margin[:, head + 1 :]], 1)
+        least = margin[:, head] + _least_of(others)
+        right = (least > 0).scatter(1, c[:, None], True).all(1)
         if right.double().mean() > BAR:
             found.append(head)
     return tuple(found)
+
+
+def _least_of(others: Float[Tensor, "places others vocab"]) -> Float[Tensor, "places vocab"]:
+    """The least that a set of the others adds, none and all but one among the sets, all not.
+
+    A sum over a set is least where the set is of all that are negative; if that is all of them, the
+    one that takes away least stays out. So no sets need to be gone through.
+    """
+    if others.shape[1] == 0:
+        return others.sum(1)
+    spared = others.amax(1).clamp_max(0)
+    return others.clamp_max(0).sum(1) - spared
 
 
 @torch.no_grad()
