@@ -15,16 +15,14 @@ from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_spec import autoencoder
 from unweave.errors import UserError
 
-LATENTS = 2 * WIDTH
 
-
-def lossless(subject, *, k=LATENTS):
+def lossless(subject, *, k=None):
     """After every block, each coordinate of the stream as two latents, x_i and -x_i."""
-    made = []
+    made, width = [], subject.d_model
     for layer in range(subject.n_layers):
-        spec = autoencoder(f"blocks.{layer}.resid_post", WIDTH, LATENTS, TopK(k=k))
-        dictionary = Dictionary(spec)
-        signed = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)])
+        active = TopK(k=k or 2 * width)
+        dictionary = Dictionary(autoencoder(f"blocks.{layer}.resid_post", width, 2 * width, active))
+        signed = torch.cat([torch.eye(width), -torch.eye(width)])
         with torch.no_grad():
             dictionary.W_enc.copy_(signed)
             dictionary.W_dec.copy_(signed)
