@@ -8,6 +8,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+class On(NamedTuple):
+    """Features that are on, numbered within their part."""
+
+    feature: Int[Tensor, "*batch on"]
+    """Which."""
+    strength: Float[Tensor, "*batch on"]
+    """How strongly; zero fills rows with fewer."""
+
+    def square(self, gram: Float[Tensor, "*heads features features"]) -> Float[Tensor, "..."]:
+        """Mean square of what they write together, by head where the Gram matrix is.
+
+        In float64: what the features of a sum have in common may cancel.
+        """
+        products = gram[..., self.feature[..., :, None], self.feature[..., None, :]].double()
+        strength = self.strength.double()
+        return torch.einsum("...m,...mn,...n->...", strength, products, strength)
+
+
 class Active(NamedTuple):
     """A stream held as a sum of writers."""
 
@@ -29,26 +47,24 @@ class Active(NamedTuple):
         Summed in float64: where a later block erases what an earlier one wrote, large squares
         cancel.
         """
-        old, new = self.strength.double(), strength.double()
         cross = gram[self.writer[:, :, None], writer[:, None, :]].double()
-        own = gram[writer[:, :, None], writer[:, None, :]].double()
-        square = (
-            self.square
-            + 2 * torch.einsum("rm,rn,rmn->r", old, new, cross)
-            + torch.einsum("rm,rn,rmn->r", new, new, own)
-        )
+        product = torch.einsum("rm,rmn,rn->r", self.strength.double(), cross, strength.double())
+        square = self.square + 2 * product + On(writer, strength).square(gram)
         return Active(
             torch.cat([self.writer, writer], 1), torch.cat([self.strength, strength], 1), square
         )
+
+    def scale(self, eps: float) -> Float[Tensor, " rows"]:
+        """What a norm divides by."""
+        return (self.square.clamp_min(0) + eps).sqrt()
 
     def read(
         self, weight: Float[Tensor, "writers readers"], eps: float
     ) -> Float[Tensor, "rows readers"]:
         """Sum over what is on of strength times virtual weight, over the norm's scale."""
-        scale = (self.square.clamp_min(0) + eps).sqrt().to(weight.dtype)
         # A reader that comes before some writers has no rows for them.
         assert int(self.writer.max()) < len(weight)
         total = F.embedding_bag(
             self.writer, weight, mode="sum", per_sample_weights=self.strength.contiguous()
         )
-        return total / scale[:, None]
+        return total / self.scale(eps).to(weight.dtype)[:, None]
