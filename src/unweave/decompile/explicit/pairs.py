@@ -102,8 +102,12 @@ class Pairs:
 def as_planes(
     heads: Float[Tensor, "features heads d_head"], planes: int, stretch: float
 ) -> Complex[Tensor, "features heads planes"]:
-    """The first 2 `planes` coordinates paired; each of the others a real number of its own."""
+    """The first 2 `planes` coordinates paired, which are turned; then the others, likewise."""
     turned, rest = heads[..., : 2 * planes], heads[..., 2 * planes :]
-    low, high = turned.chunk(2, -1)
-    pairs = torch.complex(low.contiguous(), high.contiguous()) * stretch
-    return torch.cat([pairs, torch.complex(rest, torch.zeros_like(rest))], -1)
+    rest = F.pad(rest, (0, rest.shape[-1] % 2))
+    return torch.cat([_halves(turned) * stretch, _halves(rest)], -1)
+
+
+def _halves(x: Float[Tensor, "features heads two_planes"]) -> Tensor:
+    low, high = x.chunk(2, -1)
+    return torch.complex(low.contiguous(), high.contiguous())
