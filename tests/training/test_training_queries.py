@@ -145,6 +145,20 @@ def test_the_log_has_the_patterns_and_tuning_on_them_brings_them_nearer(subject,
     assert pattern_kl(subject, nearer, row) < 0.8 * pattern_kl(subject, parts, row)
 
 
+def test_patterns_compared_in_every_other_micro_batch_come_nearer_too(subject, started):
+    row = tiny_rows(1, 16, seed=4)
+    settings = SETTINGS.model_copy(
+        update={"tokens": 32 * 14, "everything_share": 1.0, "micro_batches": 1, "lr": 3e-3}
+    )
+    blind, _ = tune(
+        subject, started, settings=settings.model_copy(update={"pattern_weight": 0.0}), tokens=row
+    )
+    seldom = settings.model_copy(update={"pattern_every": 2, "pattern_weight": 10.0})
+    parts, metrics = tune(subject, started, settings=seldom, tokens=row)
+    assert ["pattern" in line for line in metrics] == [True, False] * 7
+    assert pattern_kl(subject, parts, row) < 0.8 * pattern_kl(subject, blind, row)
+
+
 def test_without_parts_of_queries_patterns_are_not_looked_at(subject, started):
     exact = {n: part for n, part in started.items() if place_of(n).kind not in ("q", "k")}
     parts, metrics = tune(subject, exact)

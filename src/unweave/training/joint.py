@@ -15,7 +15,15 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from torch import Tensor, nn
 
 from unweave.activations.workers import Workers
@@ -50,6 +58,9 @@ class JointSettings(BaseModel):
     """Weight of the residual stream's relative error beside the KL."""
     pattern_weight: NonNegativeFloat = 0.3
     """Weight of the attention patterns' KL, where queries or keys have parts."""
+    pattern_every: PositiveInt = 1
+    """Patterns are compared in one micro-batch of so many, with as many times the weight: all of
+    them at once are half of the work on a narrow network."""
     everything_share: float = Field(default=0.6, ge=0, le=1)
     """Share of micro-batches with all parts in place; the others take a random half of them."""
     clip: PositiveFloat = 1.0
@@ -125,10 +136,12 @@ def _micro_batch(
     micro: int,
     settings: JointSettings,
 ) -> _Losses:
-    generator = torch.Generator().manual_seed((seed << 24) + step * settings.micro_batches + micro)
+    number = step * settings.micro_batches + micro
+    generator = torch.Generator().manual_seed((seed << 24) + number)
     drawn = torch.randint(tokens.shape[0], (settings.micro_rows,), generator=generator)
     streams = [f"blocks.{layer}.resid_post" for layer in range(subject.n_layers)]
-    patterns = _patterns_of(parts) if settings.pattern_weight else []
+    looks = settings.pattern_weight > 0 and number % settings.pattern_every == 0
+    patterns = _patterns_of(parts) if looks else []
     rows = tokens[drawn]
     with torch.no_grad():
         original = subject.run(rows, capture=[*streams, *patterns])
@@ -146,7 +159,8 @@ def _micro_batch(
     loss, pattern = kl + settings.stream_weight * stream, None
     if patterns:
         gap = torch.stack([_pattern_gap(original.sites[s], spliced.sites[s]) for s in patterns])
-        loss, pattern = loss + settings.pattern_weight * gap.mean(), gap.mean().item()
+        weight = settings.pattern_weight * settings.pattern_every
+        loss, pattern = loss + weight * gap.mean(), gap.mean().item()
     if not loss.requires_grad:  # no part was drawn
         still = tuple(torch.zeros_like(p) for p in parameters)
         return _Losses(kl.item(), stream.item(), pattern, still)
