@@ -31,6 +31,7 @@ from unweave.decompile.sparse.uses import measured_uses
 from unweave.pipeline.fitting import part_specs
 from unweave.progress import QUIET
 from unweave.subject import Subject, load_subject, token_rows
+from unweave.training.checkpoint import Metrics
 from unweave.training.edges.choosing import keep_highest, keep_random, keep_shuffled
 from unweave.training.edges.schedule import PruningSchedule
 from unweave.training.fit import fit_parts, load_parts, save_parts
@@ -125,9 +126,10 @@ def train(subject: Subject, work: Path, asked: argparse.Namespace) -> None:
         tokens=asked.tokens, lr=asked.lr, match_weight=asked.match, pruning=pruning
     )
 
-    def say(step: int) -> None:
-        if step % 20 == 0:
-            print(step, flush=True)
+    def say(log: Metrics) -> None:
+        if len(log) % 10 == 0:
+            kl, gap = (sum(float(x[what]) for x in log[-10:]) / 10 for what in ("kl", "gap"))
+            print(len(log), log[-1]["edges"], f"kl {kl:.3f} gap {gap:.3f}", flush=True)
 
     log = train_edges(
         network, subject, reference, rows["train"], seed=asked.seed, settings=settings,

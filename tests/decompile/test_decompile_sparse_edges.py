@@ -11,6 +11,12 @@ from unweave.decompile.explicit.network import ExplicitNetwork
 from unweave.decompile.network import DecompiledNetwork
 from unweave.decompile.sparse.edges import edges_of
 from unweave.decompile.sparse.incoming import incoming
+from unweave.decompile.sparse.interactions import (
+    delivered,
+    score_pairs,
+    strongest_from,
+    strongest_into,
+)
 from unweave.decompile.sparse.stored import SparseEdgeNetwork
 from unweave.decompile.sparse.training import EdgeTraining, train_edges
 from unweave.decompile.sparse.uses import coins, joint_activity, uses
@@ -96,6 +102,34 @@ def test_incoming_edges_sum_to_the_pre_activation_exactly(tiny):
     assert abs(left - float(found.pre["L1.mlp"][20, 7])) > 1e-3
 
 
+def test_the_graph_is_read_in_both_directions_with_its_sign(tiny):
+    network, rows = edges_of(*tiny), tiny_rows(4, 16)
+    used = delivered(network, rows)
+    found = network.trace(rows)
+    # What is delivered where a latent is active sums to its mean pre-activation there.
+    on = found.strength["L1.mlp"][:, 7] > 0
+    wanted = (found.pre["L1.mlp"][:, 7] - network.offsets["L1.mlp"][7])[on].mean()
+    assert float(used["L1.mlp"][:, 7].sum()) == pytest.approx(float(wanted), rel=0.02)
+    into = strongest_into(network, used, "L1.mlp", 7, count=500)
+    assert {each.source_part for each in into} == {"token", "L0.attn", "L0.mlp", "L1.attn"}
+    assert any(each.used < 0 for each in into)
+    best = next(each for each in into if each.source_part == "L0.mlp")
+    back = strongest_from(network, used, "L0.mlp", best.source, count=1000)
+    assert best in back
+    assert {each.target_part for each in back} == {"L1.q", "L1.k", "L1.attn", "L1.mlp", "logit"}
+
+
+def test_pairs_of_query_and_key_features_add_what_they_say_to_a_score(tiny):
+    subject, parts = tiny
+    network, pairs = edges_of(subject, parts), ExplicitNetwork(subject, parts).pairs[1]
+    pair = score_pairs(network, 1, distance=0)[0]
+    one = torch.ones(1, 1)
+    query, key = ((torch.tensor([[n]]), one) for n in (pair.query, pair.key))
+    score = pairs.scores(query, key)[pair.head, 0, 0]
+    assert pair.weight == pytest.approx(float(score), rel=1e-4)
+    assert score_pairs(network, 1, distance=3)[0].weight != pytest.approx(pair.weight, rel=1e-3)
+
+
 def test_edges_of_use_are_worth_more_than_as_many_drawn_blindly(tiny):
     rows = tiny_rows(6, 16, seed=3)
     whole = edges_of(*tiny)
@@ -148,8 +182,8 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(tiny, tmp_path):
         tokens=8 * 2 * 12, rows=2, pruning=PruningSchedule(final=0.3, until=0.9, every=2)
     )
 
-    def stop(step):
-        if step == 5:
+    def stop(log):
+        if len(log) == 5:
             raise KeyboardInterrupt
 
     ran = edges_of(subject, parts)

@@ -45,6 +45,7 @@ class EdgeNetwork:
         """Any square root of the Gram matrix of what is written, over the stream's width."""
         self.kept: dict[str, Bool[Tensor, "_ _"]] = {}
         """Masks of tables that have been pruned."""
+        self._counts: dict[str, int] = {}
         self.dtype = torch.float32
         """Number format of products; `fast` sets it."""
 
@@ -65,13 +66,14 @@ class EdgeNetwork:
 
     def read(self, strengths: Strengths, reader: str) -> Float[Tensor, "rows readers"]:
         """Sum over what is on of strength times edge."""
-        on = _side_by_side(strengths)
         table = self.tables[reader]
-        return ReadEdges.apply(on, strengths.token, table, self.kept.get(reader), self.dtype)
+        return ReadEdges.apply(
+            strengths.on, strengths.token, table, self.kept.get(reader), self.dtype
+        )
 
     def scale(self, strengths: Strengths, norm: str) -> Float[Tensor, " rows"]:
         """What a norm divides by."""
-        on, vocab = _side_by_side(strengths), self.spec.vocab
+        on, vocab = strengths.on, self.spec.vocab
         root = self.gram_root
         whole = on @ root[vocab : vocab + on.shape[1]] + root[strengths.token]
         return (whole.square().sum(1) + self.spec.eps).sqrt()
@@ -89,15 +91,14 @@ class EdgeNetwork:
     def keep(self, masks: Mapping[str, Bool[Tensor, "_ _"]]) -> None:
         """Cut all edges outside the masks; what is cut stays cut."""
         for name, mask in masks.items():
-            self.kept[name] = mask
+            self.kept[name], self._counts[name] = mask, int(mask.sum())
             with torch.no_grad():
                 self.tables[name].mul_(mask)
 
     @property
     def edges(self) -> int:
         """Edges kept."""
-        whole = (table.numel() for name, table in self.tables.items() if name not in self.kept)
-        return sum(whole) + sum(int(mask.sum()) for mask in self.kept.values())
+        return sum(self._counts.get(name, table.numel()) for name, table in self.tables.items())
 
     @property
     def entries(self) -> int:
@@ -111,7 +112,7 @@ class EdgeNetwork:
             for group in (self.tables, self.offsets, self.queries, self.keys)
         )
         twin = EdgeNetwork(self.spec, tables, offsets, queries, keys, self.theta, self.gram_root)
-        twin.kept = {name: mask.clone() for name, mask in self.kept.items()}
+        twin.keep({name: mask.clone() for name, mask in self.kept.items()})
         return twin
 
 
@@ -154,9 +155,3 @@ def edges_of(subject: Subject, parts: Mapping[str, Part]) -> EdgeNetwork:
 
 def _planes(pairs: Pairs, which: str) -> Float[Tensor, "features heads planes 2"]:
     return torch.view_as_real(getattr(pairs, which)).contiguous()
-
-
-def _side_by_side(strengths: Strengths) -> Float[Tensor, "rows latents"]:
-    if not strengths.blocks:
-        return torch.zeros(len(strengths.token), 0)
-    return torch.cat(strengths.blocks, 1)

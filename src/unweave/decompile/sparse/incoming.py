@@ -97,9 +97,5 @@ def _at(
     network: SparseEdgeNetwork, strengths: Strengths, reader: str, rows: Int[Tensor, " sources"]
 ) -> Strengths:
     """What was on at some positions when a reader read."""
-    seen, blocks, width = network.spec.seen(reader) - network.spec.vocab, [], 0
-    for block in strengths.blocks:
-        if width < seen:
-            blocks.append(block[rows])
-            width += block.shape[1]
-    return Strengths(strengths.token[rows], tuple(blocks))
+    seen = network.spec.seen(reader) - network.spec.vocab
+    return Strengths(strengths.token[rows], strengths.on[rows, :seen])

@@ -24,8 +24,12 @@ class Strengths(NamedTuple):
 
     token: Int[Tensor, " rows"]
     """Which token stands there."""
-    blocks: tuple[Float[Tensor, "rows _"], ...] = ()
-    """Strengths of each part that has written so far, zero where a latent is off."""
+    on: Float[Tensor, "rows _"]
+    """Strengths of all that has been written so far, part after part; zero where it is off."""
+
+    def joined(self, more: Float[Tensor, "rows _"]) -> "Strengths":
+        """With what one more part writes."""
+        return Strengths(self.token, torch.cat([self.on, more], 1))
 
 
 @runtime_checkable
@@ -72,7 +76,8 @@ class Trace:
 def trace(edges: Edges, tokens: Int[Tensor, "batch pos"]) -> Trace:
     """Run the network and keep what happened; differentiable where the edges are."""
     spec, found = edges.spec, Trace()
-    strengths, first = Strengths(tokens.reshape(-1)), at_start(spec, tokens)
+    strengths = Strengths(tokens.reshape(-1), torch.zeros(tokens.numel(), 0))
+    first = at_start(spec, tokens)
     for layer in range(spec.layers):
         before = strengths
         for kind in ("q", "k"):
@@ -82,7 +87,7 @@ def trace(edges: Edges, tokens: Int[Tensor, "batch pos"]) -> Trace:
         name = f"L{layer}.mlp"
         reads = before if spec.parallel else strengths
         on = _activate(edges, found, name, _pre(edges, found, reads, name), first)
-        strengths = strengths._replace(blocks=(*strengths.blocks, on))
+        strengths = strengths.joined(on)
     logits = _pre(edges, found, strengths, LOGITS)
     found.logits, found.strengths = logits.unflatten(0, tokens.shape), strengths
     return found
@@ -131,7 +136,7 @@ def _attend(
     pre = moved.flatten(2).flatten(0, 1) + edges.offsets[name]
     found.pre[name] = pre
     on = _activate(edges, found, name, pre, first)
-    return strengths._replace(blocks=(*strengths.blocks, on))
+    return strengths.joined(on)
 
 
 def _scores(

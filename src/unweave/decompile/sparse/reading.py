@@ -35,11 +35,10 @@ class ReadEdges(torch.autograd.Function):
         a, v, token = ctx.saved_tensors
         grad = grads[0].contiguous()
         g = grad.to(a.dtype)
-        table = torch.zeros(ctx.shape)
-        table[: ctx.vocab].index_add_(0, token, grad)
-        if a.shape[1]:
-            table[ctx.vocab :] = torch.mm(a.T, g)
+        table = torch.empty(ctx.shape)
+        table[: ctx.vocab].zero_().index_add_(0, token, grad)
+        table[ctx.vocab :] = torch.mm(a.T, g)
         if ctx.kept is not None:
             table *= ctx.kept
-        on = torch.mm(g, v.T).float() if a.shape[1] else None
+        on = torch.mm(g, v.T).float() if ctx.needs_input_grad[0] else None
         return on, None, table, None, None

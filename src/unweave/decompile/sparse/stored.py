@@ -110,7 +110,7 @@ class SparseEdgeNetwork:
         )
         network = EdgeNetwork(self.spec, tables, offsets, queries, keys, self.theta, self._root)
         if self.edges < self.entries:
-            network.kept = {name: table != 0 for name, table in tables.items()}
+            network.keep({name: table != 0 for name, table in tables.items()})
         return network
 
     def save(self, folder: Path) -> None:
@@ -168,8 +168,8 @@ class SparseEdgeNetwork:
         """What a norm divides by: a M a over what is on."""
         token, vocab = strengths.token, self.spec.vocab
         square = self.gram.diagonal()[token]
-        if strengths.blocks:
-            on = torch.cat(strengths.blocks, 1)
+        if strengths.on.shape[1]:
+            on = strengths.on
             mine = slice(vocab, vocab + on.shape[1])
             sent = on @ self.gram[mine, mine] + 2 * self.gram[token, mine]
             square = square + (sent * on).sum(1)
@@ -201,9 +201,7 @@ class SparseEdgeNetwork:
         """Positions, writers and strengths of all that is on and comes before a reader."""
         token = strengths.token
         row, writer, value = torch.arange(len(token)), token, torch.ones(len(token))
-        if not strengths.blocks:
-            return row, writer, value
-        on = torch.cat(strengths.blocks, 1)
+        on = strengths.on
         assert on.shape[1] + self.spec.vocab == self.spec.seen(reader)
         at, which = on.nonzero().unbind(1)
         return (

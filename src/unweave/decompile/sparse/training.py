@@ -60,14 +60,14 @@ def train_edges(
     seed: int,
     settings: EdgeTraining | None = None,
     checkpoints: Checkpoints | None = None,
-    at_step: Callable[[int], None] | None = None,
+    at_step: Callable[[Metrics], None] | None = None,
     progress: Progress = QUIET,
 ) -> Metrics:
     """Train the network of edges in place; returns the log, one line a step.
 
     `reference` is the decompiled network whose features are matched, None where none is. Step s
     depends on the seed, s and the state before it alone, so that a resumed run ends in the same
-    bits. `at_step` is called after each step with how many are done.
+    bits. `at_step` is called after each step with the log so far.
     """
     settings, checkpoints = settings or EdgeTraining(), checkpoints or Checkpoints(None)
     steps = settings.tokens // (settings.rows * tokens.shape[1])
@@ -84,7 +84,7 @@ def train_edges(
             run.step(step)
             advance(per_step)
             if at_step is not None:
-                at_step(step + 1)
+                at_step(run.metrics)
             checkpoints.offer(step + 1, run.metrics, lambda: {"edges": run.state()})
     network.fast(False)
     for parameter in run.parameters.values():
@@ -193,7 +193,7 @@ class _Run:
                 name, moment = name.rsplit("/", 1)
                 self.adam.state[self.parameters[name]][moment] = tensor.clone()
             elif what == "kept":
-                self.network.kept[name] = tensor.clone()
+                self.network.keep({name: tensor.clone()})
             else:
                 self.joint[name] = tensor.clone()
 

@@ -32,9 +32,8 @@ def joint_activity(
     """Mean over positions of (a_w / s)^2 need_t, a table for each reader."""
     out = {}
     for name in network.tables:
-        writers, readers = network.tables[name].shape
-        out[name] = _products(network, found, name, _need(network, found, name, elsewhere))
-        assert out[name].shape == (writers, readers)
+        need = _need(network, found, name, elsewhere)
+        out[name] = meetings(network, found, name, need, power=2)
     return out
 
 
@@ -45,7 +44,13 @@ def _need(
         p = found.pre[LOGITS].detach().softmax(1)
         return p * (1 - p)
     on = (found.strength[name].detach() > 0).float()
-    need = elsewhere + (1 - elsewhere) * on
+    return carried(network, found, name, elsewhere + (1 - elsewhere) * on)
+
+
+def carried(
+    network: EdgeNetwork, found: Trace, name: str, need: Float[Tensor, "rows readers"]
+) -> Float[Tensor, "rows readers"]:
+    """What readers need at a position, brought to where they read: for attention the sources."""
     if not name.endswith(".attn"):
         return need
     pattern = found.pattern[name].detach()
@@ -53,14 +58,20 @@ def _need(
     return torch.einsum("bhts,bthi->bshi", pattern, by_head).reshape(need.shape)
 
 
-def _products(
-    network: EdgeNetwork, found: Trace, name: str, need: Tensor
+def meetings(
+    network: EdgeNetwork,
+    found: Trace,
+    name: str,
+    need: Float[Tensor, "rows readers"],
+    *,
+    power: int,
 ) -> Float[Tensor, "writers readers"]:
+    """Mean over positions of (a_w / s)^power times need."""
     strengths, vocab = found.strengths, network.spec.vocab
     assert strengths is not None
-    scaled = need / found.scale[norm_before(name)].detach().square()[:, None]
+    scaled = need / found.scale[norm_before(name)].detach().pow(power)[:, None]
     seen = network.spec.seen(name) - vocab
-    on = torch.cat([block.detach() for block in strengths.blocks], 1)[:, :seen].square()
+    on = strengths.on.detach()[:, :seen].pow(power)
     dtype = product_dtype()
     out = need.new_zeros(vocab + seen, need.shape[1])
     out[:vocab].index_add_(0, strengths.token, scaled)
