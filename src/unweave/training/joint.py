@@ -10,8 +10,8 @@ others, so each micro-batch draws its own: all parts in place, or a random half 
 rest of the network original.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -67,10 +67,27 @@ class JointSettings(BaseModel):
     """Largest norm of the whole gradient."""
 
 
+@runtime_checkable
+class Besides(Protocol):
+    """A loss of one's own beside the stage's."""
+
+    def __call__(
+        self,
+        subject: Subject,
+        parts: Mapping[str, Part],
+        rows: Int[Tensor, "rows pos"],
+        logits: Float[Tensor, "rows pos vocab"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, ""]:
+        """Of one micro-batch, with the original's logits; all chance from the generator."""
+        ...
+
+
 class _Losses(NamedTuple):
     kl: float
     stream: float
     pattern: float | None
+    besides: float | None
     gradients: tuple[Tensor, ...]
 
 
@@ -82,6 +99,7 @@ def tune_jointly(
     workers: Workers,
     seed: int,
     settings: JointSettings | None = None,
+    besides: Besides | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress = QUIET,
 ) -> Metrics:
@@ -110,7 +128,15 @@ def tune_jointly(
             losses = list(
                 workers.map(
                     lambda micro, s=step: _micro_batch(
-                        workers.twin(subject), parts, parameters, tokens, seed, s, micro, settings
+                        workers.twin(subject),
+                        parts,
+                        parameters,
+                        tokens,
+                        seed,
+                        s,
+                        micro,
+                        settings,
+                        besides,
                     ),
                     range(settings.micro_batches),
                 )
@@ -135,6 +161,7 @@ def _micro_batch(
     step: int,
     micro: int,
     settings: JointSettings,
+    besides: Besides | None,
 ) -> _Losses:
     number = step * settings.micro_batches + micro
     generator = torch.Generator().manual_seed((seed << 24) + number)
@@ -161,23 +188,27 @@ def _micro_batch(
         gap = torch.stack([_pattern_gap(original.sites[s], spliced.sites[s]) for s in patterns])
         weight = settings.pattern_weight * settings.pattern_every
         loss, pattern = loss + weight * gap.mean(), gap.mean().item()
+    more = None
+    if besides is not None:
+        own = besides(subject, parts, rows, original.logits, generator)
+        loss, more = loss + own, own.item()
     if not loss.requires_grad:  # no part was drawn
         still = tuple(torch.zeros_like(p) for p in parameters)
-        return _Losses(kl.item(), stream.item(), pattern, still)
+        return _Losses(kl.item(), stream.item(), pattern, more, still)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     filled = tuple(
         torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)
     )
-    return _Losses(kl.item(), stream.item(), pattern, filled)
+    return _Losses(kl.item(), stream.item(), pattern, more, filled)
 
 
 def _means(losses: Sequence[_Losses]) -> dict[str, float]:
     """What the log says of a step."""
-    patterns = [loss.pattern for loss in losses if loss.pattern is not None]
-    return {
-        "kl": sum(loss.kl for loss in losses) / len(losses),
-        "stream": sum(loss.stream for loss in losses) / len(losses),
-    } | ({"pattern": sum(patterns) / len(patterns)} if patterns else {})
+    found = {
+        name: [value for loss in losses if (value := getattr(loss, name)) is not None]
+        for name in ("kl", "stream", "pattern", "besides")
+    }
+    return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
 def _patterns_of(parts: Iterable[str]) -> list[str]:

@@ -114,7 +114,8 @@ def decompiled_edges(
     for edge in candidate_edges(subject):
         into.setdefault(edge.target, []).append(edge)
     spread = sum(writer_spread(w) ** 2 for w in writers.values()) ** 0.5
-    pairs, net = {}, {}
+    pairs: Scores = {}
+    net: Scores = {}
     for target, edges in into.items():
         found = {e: _arriving(subject, parts, target, writers[e.source], on) for e in edges}
         whole = _varying(torch.stack([one.net for one in found.values()]).sum(0))
