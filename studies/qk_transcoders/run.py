@@ -9,7 +9,7 @@ For each layer: a QK transcoder with k query and k key features per token; autoe
 block reads with as many latents as both together, k or 2 k of them active; queries and keys from a
 few singular directions of each head; the mean pattern; and a transcoder whose rows point anywhere.
 All judged on held-out rows in float32. Finished layers are in numbers.json and are not done again;
-trained transcoders go to the folder that QK_FOLDER names, if any.
+trained transcoders go to the folder that QK_FOLDER names, if any, and are taken from there.
 """
 
 import json
@@ -54,17 +54,21 @@ PLANS = {
     "wren": {
         "text": "self", "tokens": 200_000, "rows": 1200, "held": 48, "ce_rows": 48,
         "layers": (0, 1, 2, 3, 4), "features": 512, "k": 16, "steps": 1400, "small": 36,
-        "ranks": (4, 8, 16), "lr": 2e-2, "batch": 4, "kind": BatchTopK,
+        "ranks": (4, 8, 16), "lr": 2e-2, "batch": 4, "kind": BatchTopK, "ce": "float32",
+        "own": {0: {"batch": 8, "exponent": 0.5}}, "coder_rows": 8,
     },
     "smollm2-135m": {
-        "text": "wiki", "tokens": 130_000, "rows": 800, "held": 24, "ce_rows": 12,
-        "layers": (3, 14, 25), "features": 1024, "k": 36, "steps": 300, "small": 0,
-        "ranks": (4, 8, 16), "lr": 5e-3, "batch": 8, "kind": TopK,
+        "text": "wiki", "tokens": 130_000, "rows": 800, "held": 24, "ce_rows": 48,
+        "layers": (3, 14, 25), "features": 1024, "k": 36, "steps": 300, "small": 93,
+        "ranks": (4, 16), "lr": 5e-3, "batch": 8, "kind": TopK, "ce": "bfloat16",
+        "own": {}, "coder_rows": 16,
     },
 }  # fmt: skip
 """`features` on each side; `small`: features of the transcoder with as many numbers as the rank
 that stands last in `ranks`; the first rank costs as many numbers per token as k (all heads).
-`batch`: rows per step, half of what an autoencoder sees in one."""
+`batch`: rows per step; an autoencoder sees vectors of `coder_rows`. `own`: blocks that are trained
+otherwise (`exponent`: of each query's KL). `ce`: what the network runs in while it is judged by its
+loss, where `whole` shows what rounding alone does."""
 SEED = 0
 
 
@@ -84,10 +88,11 @@ def main(name: str) -> None:
     for layer in missing:
         x, block = inputs.pop(layer), qk_block(judge, layer, CONTEXT)
         begun = time.process_time()
-        predictors = made(f"{name}.L{layer}", layer, block, x, plan)
+        predictors = made(f"{name}.L{layer}", layer, block, x, plan | plan["own"].get(layer, {}))
         found = measure_patterns(predictors, block, unseen[layer])
         splice = {n: p for n, p in predictors.items() if n in SPLICED}
-        rise = pattern_ce(judge, layer, splice, held[: plan["ce_rows"]])
+        by = judge if plan["ce"] == "float32" else reader
+        rise = pattern_ce(by, layer, splice, text.heldout[: plan["ce_rows"]])
         line = {n: numbers(scores._asdict()) for n, scores in found.items()}
         for n, interval in rise.items():
             line[n] |= numbers({"ce_increase": interval})
@@ -96,7 +101,7 @@ def main(name: str) -> None:
         show(f"{name} L{layer}", line)
 
 
-SPLICED = ("features", "autoencoder k", "autoencoder 2k", "rank 4", "mean", "untrained")
+SPLICED = ("features", "autoencoder k", "autoencoder 2k", "rank 4", "mean", "whole")
 """Whose pattern the network is run on."""
 
 
@@ -105,24 +110,28 @@ def made(
 ) -> dict[str, PatternPredictor]:
     """Everything that says where the block looks."""
     site, k, n = f"blocks.{layer}.attn.in", plan["k"], plan["features"]
-    features = transcoder(block, x, site, n, plan["kind"](k=k), plan)
-    if folder := os.environ.get("QK_FOLDER"):
-        features.save(Path(folder) / name)
+    folder = Path(os.environ["QK_FOLDER"]) / name if "QK_FOLDER" in os.environ else None
+    if folder and (folder / "spec.json").exists():
+        features = QKTranscoder.load(folder)
+    else:
+        features = transcoder(block, x, site, n, plan["kind"](k=k), plan)
+        if folder:
+            features.save(folder)
     found: dict[str, PatternPredictor] = {"features": FromFeatures(features, block)}
     if plan["small"]:
         brief = plan | {"steps": plan["steps"] // 2}
         few = transcoder(block, x, site, plan["small"], plan["kind"](k=k), brief)
         found["features, few"] = FromFeatures(few, block)
-    for label, chosen in (
-        ("autoencoder k", TopK(k=k)),
-        ("autoencoder 2k", TopK(k=2 * k)),
-        ("autoencoder k, BatchTopK", BatchTopK(k=k)),
-    ):
+    coders = [("autoencoder k", TopK(k=k)), ("autoencoder 2k", TopK(k=2 * k))]
+    if plan["kind"] is BatchTopK:
+        coders.append(("autoencoder k, BatchTopK", BatchTopK(k=k)))
+    for label, chosen in coders:
         coder = autoencoder(x, site, 2 * n, chosen, plan)
         found[label] = FromReconstruction(coder, block)
     for rank in plan["ranks"]:
         found[f"rank {rank}"] = low_rank(block, x, rank)
         found[f"rank {rank}, by data"] = low_rank(block, x, rank, by_data=True)
+    found["whole"] = low_rank(block, x[:1], block.W_Q.shape[2])
     found["mean"] = mean_pattern(block, x[:400])
     found["untrained"] = FromFeatures(untrained(features, seed=SEED + 7), block)
     return found
@@ -137,21 +146,24 @@ def transcoder(
         start="svd" if activation.kind == "relu" else "data",
     )  # fmt: skip
     settings = QKSettings(
-        steps=plan["steps"], rows=plan["batch"], lr=plan["lr"], loss=QKLossSettings(**loss)
+        steps=plan["steps"],
+        rows=plan["batch"],
+        lr=plan["lr"],
+        loss=QKLossSettings(exponent=plan.get("exponent", 1.0), **loss),
     )
     learn_qk(one, block, x, seed=SEED + 1, settings=settings, progress=Lines(every=60))
     return one
 
 
 def autoencoder(x: torch.Tensor, site: str, n: int, activation, plan: dict) -> Dictionary:
-    """The best short recipe for an autoencoder, given twice the transcoder's tokens."""
+    """The best short recipe for an autoencoder, given at least the transcoder's tokens."""
     vectors = x[:, 1:].flatten(0, 1)
     port = Port(site=site, width=vectors.shape[1])
     ask = Ask(reads=(port,), writes=(port,), n_latents=n, k=activation.k)
     built = recipe("topk-short")(ask)
     spec = built.specs["dictionary"].model_copy(update={"activation": activation})
     coder, steps = Dictionary(spec), plan["steps"]
-    batch = 2 * plan["batch"] * (CONTEXT - 1)
+    batch = plan["coder_rows"] * (CONTEXT - 1)
     source = ArraySource({site: vectors}, batch=batch, steps=steps, seed=SEED)
     trainee = Trainee({"sae": coder}, built.settings, steps=steps, batch=batch, seed=SEED + 1)
     train([trainee], source)
