@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.decompile.test_decompile_explicit import WIDTH, NoStream, random_parts, subject_of
-from tests.tiny_subject import tiny_rows
+from tests.tiny_subject import bump, tiny_rows
 from unweave.artifact.atomic import write_json
 from unweave.artifact.tensors import load_tensors, save_tensors
 from unweave.decompile.explicit.network import ExplicitNetwork
@@ -20,6 +20,7 @@ from unweave.decompile.sparse.interactions import (
 from unweave.decompile.sparse.stored import SparseEdgeNetwork
 from unweave.decompile.sparse.training import EdgeTraining, train_edges
 from unweave.decompile.sparse.uses import coins, joint_activity, uses
+from unweave.dictionaries.part import Part
 from unweave.errors import UserError
 from unweave.training.checkpoint import Checkpoints
 from unweave.training.edges.choosing import keep_highest, keep_random
@@ -59,6 +60,25 @@ def test_with_all_edges_it_is_the_decompiled_network(tiny, first):
     network.tables["L1.mlp"][70] *= 1.5  # the test can fail
     with torch.no_grad():
         assert not torch.allclose(network(rows), wanted, atol=1e-3)
+
+
+def test_gates_have_edges_of_their_own():
+    subject = subject_of()
+    parts = random_parts(subject)
+    for name in ("L0.mlp", "L1.mlp"):
+        spec = parts[name].spec.model_copy(update={"gated": True})
+        parts[name] = bump(Part(spec), 0.4, seed=5)
+    network, explicit = edges_of(subject, parts), ExplicitNetwork(subject, parts)
+    rows = tiny_rows(3, 16)
+    assert network.spec.gated == ("L0.mlp", "L1.mlp")
+    assert network.entries == explicit.weights.entries
+    with torch.no_grad():
+        assert torch.allclose(network(rows), explicit(rows), atol=1e-5)
+    network.keep(keep_highest(scored(network, rows), network.entries // 3))
+    with torch.no_grad():
+        assert torch.allclose(SparseEdgeNetwork.of(network)(rows), network(rows), atol=1e-4)
+        network.tables["L0.mlp.gate"].zero_()
+        assert not torch.allclose(network(rows), explicit(rows), atol=1e-2)
 
 
 def test_a_pruned_network_runs_on_the_edges_it_has_left_and_is_kept(tiny, tmp_path):

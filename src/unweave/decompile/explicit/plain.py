@@ -5,8 +5,10 @@ from unweave.decompile.explicit.writers import POSITIONS
 from unweave.errors import UserError
 
 
-def refuse_unless_plain(network: ExplicitNetwork) -> None:
+def refuse_unless_plain(network: ExplicitNetwork, *, gates: bool = False) -> None:
     """Refuse what code that runs tables of edges by itself would get wrong without a word.
+
+    `gates` says that it knows gated latents.
 
     Raises:
         UserError: a part is missing or gated, positions write, what blocks write passes a norm,
@@ -18,7 +20,7 @@ def refuse_unless_plain(network: ExplicitNetwork) -> None:
         "makes some patterns without sparse queries and keys": any(
             f"L{layer}.{kind}" not in network.k for layer in layers for kind in "qk"
         ),
-        "has gated latents": bool(weights.gates),
+        "has gated latents": bool(weights.gates) and not gates,
         "has learned positions": POSITIONS in weights.writers.first,
         "passes what its blocks write through another norm": bool(weights.posts),
         "bends its logits": network.logit_cap is not None,

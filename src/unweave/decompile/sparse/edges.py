@@ -8,10 +8,11 @@ from torch import Tensor
 
 from unweave.decompile.explicit.network import ExplicitNetwork
 from unweave.decompile.explicit.pairs import Pairs
+from unweave.decompile.explicit.plain import refuse_unless_plain
 from unweave.decompile.explicit.writers import number_writers, written
 from unweave.decompile.sparse.machine import Strengths, Trace, trace
 from unweave.decompile.sparse.reading import ReadEdges
-from unweave.decompile.sparse.spec import EdgeSpec
+from unweave.decompile.sparse.spec import GATE, EdgeSpec
 from unweave.dictionaries.kernels.sparse import product_dtype
 from unweave.dictionaries.part import Part
 from unweave.subject import Subject
@@ -121,9 +122,10 @@ def edges_of(subject: Subject, parts: Mapping[str, Part]) -> EdgeNetwork:
 
     Raises:
         UserError: parts are missing, or the network's virtual weights are no plain sums, as
-            `explicit.network.ExplicitNetwork` says.
+            `explicit.plain.refuse_unless_plain` says.
     """
     explicit = ExplicitNetwork(subject, parts)
+    refuse_unless_plain(explicit, gates=True)
     virtual, pairs = explicit.weights, explicit.pairs
     named = {n: p for n, p in parts.items() if n in virtual.reads}
     vectors = written(subject, named, number_writers(subject, named))
@@ -141,11 +143,12 @@ def edges_of(subject: Subject, parts: Mapping[str, Part]) -> EdgeNetwork:
         score_scale=pairs[0].scale,
         latents={name: part.spec.n_latents for name, part in named.items()},
         k={name: part.spec.k for name, part in named.items()},
+        gated=tuple(virtual.gates),
     )
     return EdgeNetwork(
         spec,
-        virtual.reads,
-        virtual.offsets,
+        dict(virtual.reads) | {f"{n}.{GATE}": table for n, (table, _) in virtual.gates.items()},
+        dict(virtual.offsets) | {f"{n}.{GATE}": shift for n, (_, shift) in virtual.gates.items()},
         {f"L{n}.q": _planes(pairs[n], "queries") for n in layers},
         {f"L{n}.k": _planes(pairs[n], "keys") for n in layers},
         pairs[0].theta,

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from unweave.decompile.explicit.virtual import LOGITS
 from unweave.decompile.sparse.edges import EdgeNetwork
+from unweave.decompile.sparse.machine import Trace
+from unweave.decompile.sparse.spec import part_of
 from unweave.decompile.sparse.uses import carried, meetings
 
 
@@ -61,7 +63,7 @@ def delivered(
         found = network.trace(group)
         for name in network.tables:
             pre = found.pre[name]
-            on = pre.softmax(1) if name == LOGITS else (found.strength[name] > 0).float()
+            on = pre.softmax(1) if name == LOGITS else _active(found, name)
             met = meetings(network, found, name, carried(network, found, name, on), power=1)
             sums[name] = sums[name].add_(met) if name in sums else met
             active[name] = active.get(name, torch.zeros(pre.shape[1])) + on.mean(0)
@@ -113,6 +115,10 @@ def score_pairs(network: EdgeNetwork, layer: int, distance: int, count: int = 8)
     top = weight.abs().flatten().topk(count).indices
     places = torch.stack(torch.unravel_index(top, weight.shape), 1).tolist()
     return [ScorePair(h, a, b, float(weight[h, a, b])) for h, a, b in places]
+
+
+def _active(found: Trace, name: str) -> Float[Tensor, "rows latents"]:
+    return (found.strength[part_of(name)] != 0).float()
 
 
 def _interaction(

@@ -13,9 +13,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import silu
 
 from unweave.decompile.explicit.virtual import LOGITS
-from unweave.decompile.sparse.spec import EdgeSpec, norm_before
+from unweave.decompile.sparse.spec import GATE, EdgeSpec, norm_before
 from unweave.subject.scores import pattern
 
 
@@ -62,7 +63,7 @@ class Trace:
     logits: Float[Tensor, "batch pos vocab"] | None = None
     """Logits."""
     pre: dict[str, Float[Tensor, "rows latents"]] = field(default_factory=dict)
-    """Pre-activations."""
+    """Pre-activations, those of gates apart."""
     strength: dict[str, Float[Tensor, "rows latents"]] = field(default_factory=dict)
     """Strengths, zero where off."""
     scale: dict[str, Float[Tensor, " rows"]] = field(default_factory=dict)
@@ -86,6 +87,8 @@ def trace(edges: Edges, tokens: Int[Tensor, "batch pos"]) -> Trace:
         strengths = _attend(edges, found, f"L{layer}.attn", before, first)
         name = f"L{layer}.mlp"
         reads = before if spec.parallel else strengths
+        if name in spec.gated:
+            _pre(edges, found, reads, f"{name}.{GATE}")
         on = _activate(edges, found, name, _pre(edges, found, reads, name), first)
         strengths = strengths.joined(on)
     logits = _pre(edges, found, strengths, LOGITS)
@@ -118,8 +121,11 @@ def _activate(
 ) -> Float[Tensor, "rows on"]:
     """The k strongest, nothing where the row starts, and the part's two constants behind them."""
     flat = first.reshape(-1, 1)
-    value, latent = pre.relu().topk(edges.spec.k[name], dim=1, sorted=False)
-    value = value.masked_fill(flat, 0.0)
+    whole = pre.relu()
+    if name in edges.spec.gated:
+        whole = whole * silu(found.pre[f"{name}.{GATE}"])
+    latent = whole.abs().topk(edges.spec.k[name], dim=1, sorted=False).indices
+    value = whole.gather(1, latent).masked_fill(flat, 0.0)
     found.strength[name] = torch.zeros_like(pre).scatter(1, latent, value)
     return torch.cat([found.strength[name], (~flat).to(value), flat.to(value)], 1)
 

@@ -11,6 +11,9 @@ from unweave.dictionaries.part_names import KINDS, place_of
 NORM = "norm"
 """What a reader of a norm's scale is called: `L0.norm.attn`, `L0.norm.mlp`, `logit.norm`."""
 
+GATE = "gate"
+"""What readers of gates are called."""
+
 
 class EdgeSpec(BaseModel):
     """The shape of a network whose forward pass is sums over edges."""
@@ -41,11 +44,19 @@ class EdgeSpec(BaseModel):
     """Latents of each part."""
     k: Mapping[str, PositiveInt]
     """How many of them are active at most."""
+    gated: tuple[str, ...] = ()
+    """Parts whose latents are silu(g) relu(u): g is read by readers of their own, `L0.mlp.gate`."""
 
     @property
     def parts(self) -> list[str]:
         """Parts in the order of computation."""
         return [f"L{layer}.{kind}" for layer in range(self.layers) for kind in KINDS]
+
+    @property
+    def readers(self) -> list[str]:
+        """Tables of readers in the order of computation, logits last."""
+        gates = {name: [f"{name}.{GATE}"] for name in self.gated}
+        return [each for name in self.parts for each in (name, *gates.get(name, []))] + [LOGITS]
 
     @property
     def writers(self) -> dict[str, tuple[int, int]]:
@@ -79,11 +90,20 @@ def norm_before(reader: str) -> str:
     """
     if reader == LOGITS:
         return f"{LOGITS}.{NORM}"
-    place = place_of(reader)
+    place = place_of(part_of(reader))
     return f"L{place.layer}.{NORM}.{place.norm}"
+
+
+def part_of(reader: str) -> str:
+    """The part, or the logits, that a table of readers belongs to.
+
+    >>> part_of("L0.mlp.gate")
+    'L0.mlp'
+    """
+    return reader.removesuffix(f".{GATE}")
 
 
 def _place(reader: str) -> tuple[int, bool]:
     """The block of a reader, and whether it stands after that block's attention."""
     layer, *rest = reader.removeprefix("L").split(".")
-    return int(layer), rest[-1] == "mlp"
+    return int(layer), "mlp" in rest

@@ -20,7 +20,6 @@ from torch import Tensor
 from unweave.artifact.atomic import new_folder, write_json
 from unweave.artifact.spec_folder import spec_in
 from unweave.artifact.tensors import load_tensors, save_tensors
-from unweave.decompile.explicit.virtual import LOGITS
 from unweave.decompile.sparse.edges import EdgeNetwork
 from unweave.decompile.sparse.machine import Strengths, Trace, trace
 from unweave.decompile.sparse.spec import EdgeSpec
@@ -63,7 +62,7 @@ class SparseEdgeNetwork:
 
     def __init__(self, spec: EdgeSpec, tensors: Mapping[str, Tensor]) -> None:
         self.spec, self._tensors = spec, dict(tensors)
-        named = [*spec.parts, LOGITS]
+        named = spec.readers
         try:
             self.out = {n: Outgoing(*(tensors[f"{what}/{n}"] for what in _OUT)) for n in named}
             self.offsets: Mapping[str, Tensor] = {name: tensors[f"offset/{name}"] for name in named}

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from unweave.decompile.explicit.virtual import LOGITS
 from unweave.decompile.sparse.edges import EdgeNetwork
 from unweave.decompile.sparse.machine import Trace
-from unweave.decompile.sparse.spec import norm_before
+from unweave.decompile.sparse.spec import norm_before, part_of
 from unweave.dictionaries.kernels.sparse import product_dtype
 
 
@@ -43,7 +43,7 @@ def _need(
     if name == LOGITS:
         p = found.pre[LOGITS].detach().softmax(1)
         return p * (1 - p)
-    on = (found.strength[name].detach() > 0).float()
+    on = (found.strength[part_of(name)].detach() != 0).float()
     return carried(network, found, name, elsewhere + (1 - elsewhere) * on)
 
 
@@ -97,7 +97,7 @@ def coins(network: EdgeNetwork, tokens: Int[Tensor, "batch pos"], *, seed: int) 
         gradients = torch.autograd.grad(loss, [found.pre[name] for name in names])
     result = {LOGITS: 1.0}
     for name, gradient in zip(names, gradients, strict=True):
-        on = found.strength[name] > 0
+        on = found.strength[part_of(name)] != 0
         result[name] = float(gradient[on].square().mean()) if bool(on.any()) else 0.0
     return result
 
