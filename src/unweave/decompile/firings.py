@@ -34,7 +34,8 @@ class PartFirings:
     latent: Int32[np.ndarray, " firings"]
     """Which latent, ascending within a token."""
     value: Float16[np.ndarray, " firings"]
-    """How strongly, in the part's own units."""
+    """How strongly, in the part's own units: the size, where a gated latent's activation is below
+    zero because its gate is shut."""
 
 
 def collect_firings(
@@ -48,8 +49,8 @@ def collect_firings(
 ) -> dict[str, PartFirings]:
     """Encode the subject's own activations (splice mode `clean`) over `tokens` [rows, pos].
 
-    `encoders` gives for each name the site it reads and what encodes it; activations are never
-    negative.
+    `encoders` gives for each name the site it reads and what encodes it; of negative activations
+    the size is kept.
     """
     sites = sorted({site for site, _ in encoders.values()})
     harvester = Harvester(subject, tokens, sites, workers=workers, seed=0, settings=harvest)
@@ -74,7 +75,7 @@ def _active(part: Encoder, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarra
     with torch.no_grad():
         code = part.encode(x)
     latent, order = code.latent.sort(dim=1)
-    value = code.value.gather(1, order).to(torch.float16)
+    value = code.value.gather(1, order).abs().to(torch.float16)
     fires = value > 0
     found = (fires.sum(1), latent[fires].to(torch.int32), value[fires])
     counts, latents, values = (tensor.cpu().numpy() for tensor in found)
