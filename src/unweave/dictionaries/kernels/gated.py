@@ -13,7 +13,7 @@ from torch.nn.functional import silu
 
 from unweave.dictionaries.kernels.native import calls as native
 from unweave.dictionaries.kernels.ragged import inner, over_latents, over_rows, total
-from unweave.dictionaries.kernels.sparse import TILE_ROWS, Code, decode
+from unweave.dictionaries.kernels.sparse import TILE_ROWS, Code, decode, narrow
 
 
 class GatedCode(NamedTuple):
@@ -69,10 +69,15 @@ class GatedPart(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, W_gate, b_gate, W_enc, b_enc, W_dec, k, dtype=None):  # type: ignore[no-untyped-def]
-        """Rows in, rows out; remembers only the code and the input."""
+        """Rows in, rows out; remembers only the code and the input.
+
+        With `dtype` bfloat16, products are taken of rounded rows and matrices, and summed in
+        float32.
+        """
+        W_gate, W_enc, W_dec = (narrow(W, dtype) for W in (W_gate, W_enc, W_dec))
         code = select_gated(x, (W_gate, b_gate), (W_enc, b_enc), k, dtype=dtype)
-        value = code.value
-        ctx.save_for_backward(x, W_gate, W_enc, W_dec, code.latent, code.gate, code.up)
+        value, low = code.value, x.to(W_enc.dtype)
+        ctx.save_for_backward(low, W_gate, W_enc, W_dec, code.latent, code.gate, code.up)
         ctx.mark_non_differentiable(code.latent)
         return decode(Code(code.latent, value), W_dec), code.latent, value
 
@@ -80,7 +85,7 @@ class GatedPart(torch.autograd.Function):
     def backward(ctx, g, _latent, value_grad_direct):  # type: ignore[no-untyped-def]
         """Gradients of the output and, where a loss reads them, of the activations themselves."""
         x, W_gate, W_enc, W_dec, latent, gate, up = ctx.saved_tensors
-        code, g = GatedCode(latent, gate, up), g.contiguous()
+        code, g = GatedCode(latent, gate, up), g.to(W_dec.dtype).contiguous()
         support = Code(latent, gate).support(len(W_dec))
         to_value = inner(g, W_dec, support).view_as(gate)
         if value_grad_direct is not None:

@@ -83,6 +83,16 @@ def select_topk(
     return Code(latent, value.clamp_min_(0))
 
 
+def narrow(matrix: Float[Tensor, "n d"], dtype: torch.dtype | None) -> Float[Tensor, "n d"]:
+    """The matrix in bfloat16, where that is asked for and the compiled kernels can read it.
+
+    It is rounded anew in every pass: torch's fused Adam changes weights without counting that
+    (`kernels.rounding` relies on the count).
+    """
+    able = dtype == torch.bfloat16 and matrix.dtype == torch.float32 and native.able(matrix)
+    return matrix.to(torch.bfloat16) if able else matrix
+
+
 def _encode_into(out: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor, heads: int) -> None:
     if heads == 1 and x.dtype == out.dtype:
         torch.addmm(b_enc, x, W_enc.T, out=out)
@@ -167,21 +177,26 @@ class SparsePart(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, W_enc, b_enc, W_dec, k, heads, dtype=None):  # type: ignore[no-untyped-def]
-        """Rows in, rows out; remembers only the code and the input."""
-        code = select_topk(x, W_enc, b_enc, k, heads=heads, dtype=dtype)
-        ctx.save_for_backward(x, W_enc, W_dec, code.latent, code.value)
+        """Rows in, rows out; remembers only the code and the input.
+
+        With `dtype` bfloat16, products are taken of rounded rows and matrices, and summed in
+        float32.
+        """
+        encoder, decoder = narrow(W_enc, dtype), narrow(W_dec, dtype)
+        code = select_topk(x, encoder, b_enc, k, heads=heads, dtype=dtype)
+        ctx.save_for_backward(x.to(encoder.dtype), encoder, decoder, code.latent, code.value)
         ctx.heads = heads
         ctx.mark_non_differentiable(code.latent)
-        return decode(code, W_dec), code.latent, code.value
+        return decode(code, decoder), code.latent, code.value
 
     @staticmethod
     def backward(ctx, g, _latent, value_grad_direct):  # type: ignore[no-untyped-def]
         """Gradients of the output and, where a loss reads them, of the activations themselves."""
-        x, W_enc, W_dec, latent, value = ctx.saved_tensors
-        code, g = Code(latent, value), g.contiguous()
-        value_grad = value_gradient(code, g, W_dec)
+        x, encoder, decoder, latent, value = ctx.saved_tensors
+        code, g = Code(latent, value), g.to(decoder.dtype).contiguous()
+        value_grad = value_gradient(code, g, decoder)
         if value_grad_direct is not None:
             value_grad = value_grad + value_grad_direct * (value > 0)
-        weights = weight_gradients(code, value_grad, x, g, W_enc.shape[0], heads=ctx.heads)
-        dx = input_gradient(code, value_grad, W_enc, heads=ctx.heads)
+        weights = weight_gradients(code, value_grad, x, g, len(encoder), heads=ctx.heads)
+        dx = input_gradient(code, value_grad, encoder, heads=ctx.heads)
         return dx, weights.W_enc, weights.b_enc, weights.W_dec, None, None, None
