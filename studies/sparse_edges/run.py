@@ -23,8 +23,8 @@ from torch import Tensor
 
 from unweave.activations.workers import Workers
 from unweave.artifact.tensors import load_tensors, save_tensors
-from unweave.decompile.network import DecompiledNetwork
-from unweave.decompile.sparse.edges import EdgeNetwork, edges_of
+from unweave.decompile.sparse.edges import EdgeNetwork
+from unweave.decompile.sparse.factors import factors_of
 from unweave.decompile.sparse.stored import SparseEdgeNetwork
 from unweave.decompile.sparse.training import EdgeTraining, train_edges
 from unweave.decompile.sparse.uses import measured_uses
@@ -100,7 +100,7 @@ def line(work: Path, **what: object) -> None:
 def network_of(subject: Subject, work: Path, name: str) -> EdgeNetwork:
     """`start` is what the parts say; others are what `train` has made."""
     if name == "start":
-        return edges_of(subject, load_parts(work / "parts"))
+        return factors_of(subject, load_parts(work / "parts"))
     return SparseEdgeNetwork.load(work / name).tables()
 
 
@@ -121,7 +121,7 @@ def train(subject: Subject, work: Path, asked: argparse.Namespace) -> None:
         pruning = PruningSchedule(start=begun, final=asked.share)
     elif asked.share:
         mask(network, rows["train"], asked.mask, asked.share)
-    reference = DecompiledNetwork(subject, load_parts(work / "parts"))
+    reference = load_parts(work / "parts")
     settings = EdgeTraining(
         tokens=asked.tokens, lr=asked.lr, match_weight=asked.match, pruning=pruning
     )
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--share", type=float)
     parser.add_argument("--mask", default="gradual")
     parser.add_argument("--tokens", type=int, default=200_000)
-    parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--match", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=7)
     asked = parser.parse_args()

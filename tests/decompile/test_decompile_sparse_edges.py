@@ -8,8 +8,8 @@ from tests.tiny_subject import bump, tiny_rows
 from unweave.artifact.atomic import write_json
 from unweave.artifact.tensors import load_tensors, save_tensors
 from unweave.decompile.explicit.network import ExplicitNetwork
-from unweave.decompile.network import DecompiledNetwork
 from unweave.decompile.sparse.edges import edges_of
+from unweave.decompile.sparse.factors import factors_of
 from unweave.decompile.sparse.incoming import incoming
 from unweave.decompile.sparse.interactions import (
     delivered,
@@ -79,6 +79,35 @@ def test_gates_have_edges_of_their_own():
         assert torch.allclose(SparseEdgeNetwork.of(network)(rows), network(rows), atol=1e-4)
         network.tables["L0.mlp.gate"].zero_()
         assert not torch.allclose(network(rows), explicit(rows), atol=1e-2)
+
+
+def test_vectors_behind_a_mask_are_the_edges_that_they_make(tiny):
+    rows, network = tiny_rows(3, 16), factors_of(*tiny)
+    for _ in (1, 2):  # whole, then cut
+        with torch.no_grad():
+            found = network(rows)
+        settled = network.settle().copy()
+        with torch.no_grad():
+            assert torch.allclose(settled(rows), found, atol=1e-4)
+        gradient, slope = sloped(network, rows)
+        assert gradient == pytest.approx(slope, rel=0.05)
+        network.keep({n: torch.rand(t.shape) > 0.3 for n, t in network.tables.items()})
+        network.settle()
+
+
+def sloped(network, rows):
+    """How a sum of logits moves with one reader's vector: by the gradient, and by moving it."""
+    reads = network.reads["logit"].requires_grad_()
+    direction = torch.randn(reads.shape, generator=torch.Generator().manual_seed(0))
+    gradient = torch.autograd.grad(network(rows).square().sum(), reads)[0]
+    sums = []
+    for step in (1e-3, -1e-3):
+        with torch.no_grad():
+            reads += step * direction
+            sums.append(float(network(rows).square().sum()))
+            reads -= step * direction
+    reads.requires_grad_(False)
+    return float((gradient * direction).sum()), (sums[0] - sums[1]) / 2e-3
 
 
 def test_a_pruned_network_runs_on_the_edges_it_has_left_and_is_kept(tiny, tmp_path):
@@ -175,12 +204,11 @@ def test_masks_have_the_size_that_was_asked_for():
 def test_training_cuts_on_schedule_and_wins_back_what_cutting_costs(tiny):
     subject, parts = tiny
     rows, held = tiny_rows(32, 16, seed=1), tiny_rows(8, 16, seed=2)
-    reference = DecompiledNetwork(subject, parts)
-    naive, trained = pruned(tiny, 0.3), edges_of(subject, parts)
+    naive, trained = pruned(tiny, 0.3), factors_of(subject, parts)
     settings = EdgeTraining(
         tokens=30 * 4 * 16, rows=4, lr=3e-2, pruning=PruningSchedule(final=0.3, until=0.5, every=5)
     )
-    log = train_edges(trained, subject, reference, rows, seed=0, settings=settings)
+    log = train_edges(trained, subject, parts, rows, seed=0, settings=settings)
     assert trained.edges == naive.edges == round(0.3 * trained.entries)
     counts = [line["edges"] for line in log]
     assert counts == sorted(counts, reverse=True)

@@ -2,8 +2,8 @@
 
     loss = KL(original || network) + weight * mean over parts of |f - f'|^2 / |f'|^2
 
-with f' what the unpruned decompiled network's features do on the same text: edges are cut from a
-network whose features keep their meaning, not traded for another network that predicts as well.
+with f' what the decompiled network's features say of the original's own stream: edges are cut from
+a network whose features keep their meaning, not traded for another network that predicts as well.
 While edges are cut (`PruningSchedule`), those of the least use go first, by `uses`; what is cut
 stays cut, and what is left goes on being trained.
 """
@@ -15,10 +15,12 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from unweave.decompile.network import DecompiledNetwork
 from unweave.decompile.sparse.edges import EdgeNetwork
+from unweave.decompile.sparse.factors import FactoredEdges
 from unweave.decompile.sparse.machine import Trace
 from unweave.decompile.sparse.uses import coins, joint_activity, uses
+from unweave.dictionaries.kernels.sparse import Code
+from unweave.dictionaries.part import Part
 from unweave.progress import QUIET, Progress
 from unweave.subject import Subject
 from unweave.training.checkpoint import Checkpoints, Metrics
@@ -37,8 +39,8 @@ class EdgeTraining(BaseModel):
     """Tokens to train on."""
     rows: PositiveInt = 8
     """Rows a step."""
-    lr: PositiveFloat = 1e-2
-    """Peak learning rate of Adam, in units of each table's root mean square at the start."""
+    lr: PositiveFloat = 5e-3
+    """Peak learning rate of Adam, in units of each tensor's root mean square at the start."""
     match_weight: NonNegativeFloat = 0.3
     """Weight of the features' relative error beside the KL."""
     pruning: PruningSchedule | None = PruningSchedule()
@@ -54,7 +56,7 @@ class EdgeTraining(BaseModel):
 def train_edges(
     network: EdgeNetwork,
     subject: Subject,
-    reference: DecompiledNetwork | None,
+    reference: Mapping[str, Part] | None,
     tokens: Int[Tensor, "rows pos"],
     *,
     seed: int,
@@ -63,11 +65,11 @@ def train_edges(
     at_step: Callable[[Metrics], None] | None = None,
     progress: Progress = QUIET,
 ) -> Metrics:
-    """Train the network of edges in place; returns the log, one line a step.
+    """Train edges, or the vectors behind them, in place; returns the log, one line a step.
 
-    `reference` is the decompiled network whose features are matched, None where none is. Step s
-    depends on the seed, s and the state before it alone, so that a resumed run ends in the same
-    bits. `at_step` is called after each step with the log so far.
+    `reference` are the parts whose features are matched, None where none are. Step s depends on
+    the seed, s and the state before it alone, so that a resumed run ends in the same bits.
+    `at_step` is called after each step with the log so far.
     """
     settings, checkpoints = settings or EdgeTraining(), checkpoints or Checkpoints(None)
     steps = settings.tokens // (settings.rows * tokens.shape[1])
@@ -87,6 +89,8 @@ def train_edges(
                 at_step(run.metrics)
             checkpoints.offer(step + 1, run.metrics, lambda: {"edges": run.state()})
     network.fast(False)
+    if isinstance(network, FactoredEdges):
+        network.settle()
     for parameter in run.parameters.values():
         parameter.requires_grad_(False).grad = None
     return run.metrics
@@ -99,7 +103,7 @@ class _Run:
         self,
         network: EdgeNetwork,
         subject: Subject,
-        reference: DecompiledNetwork | None,
+        reference: Mapping[str, Part] | None,
         tokens: Tensor,
         seed: int,
         settings: EdgeTraining,
@@ -121,14 +125,12 @@ class _Run:
         rows = self.tokens[drawn]
         if settings.pruning is not None and settings.pruning.cuts(step, self.steps):
             self._cut(rows, settings.pruning.share(step, self.steps), step)
-        with torch.no_grad():
-            original = self.subject.run(rows).logits
-        assert original is not None
+        original, wanted = self._original(rows)
         with torch.enable_grad():
             found = network.trace(rows)
             assert found.logits is not None
             kl = kl_per_token(original[:, 1:], found.logits[:, 1:]).mean()
-            gap = self._gap(found, rows)
+            gap = self._gap(found, wanted, rows.shape[1])
             loss = kl + settings.match_weight * gap
         values = list(self.parameters.values())
         for value, grad in zip(values, torch.autograd.grad(loss, values), strict=True):
@@ -144,21 +146,34 @@ class _Run:
         }
         self.metrics.append(line | {"kl": kl.item(), "gap": gap.item()})
 
-    def _gap(self, found: Trace, rows: Tensor) -> Tensor:
-        """Relative error of features against the decompiled network's own, mean over parts."""
-        if self.reference is None or not self.settings.match_weight:
-            return torch.zeros(())
-        gaps = []
-        for name, code in self.reference.codes(rows).items():
+    def _original(self, rows: Tensor) -> tuple[Tensor, dict[str, Code]]:
+        """The original's logits, and what features say of its own stream."""
+        parts = (self.reference or {}) if self.settings.match_weight else {}
+        sites = {name: part.spec.input_site for name, part in parts.items()}
+        with torch.no_grad():
+            run = self.subject.run(rows, capture=list(dict.fromkeys(sites.values())))
+            assert run.logits is not None
+            codes = {
+                name: part.encode(run.sites[sites[name]].reshape(-1, part.spec.d_in))
+                for name, part in parts.items()
+            }
+        return run.logits, codes
+
+    def _gap(self, found: Trace, codes: Mapping[str, Code], positions: int) -> Tensor:
+        """Relative error of features, mean over parts; first positions are left out."""
+        gaps = [torch.zeros(())]
+        for name, code in codes.items():
             mine = found.strength[name]
-            wanted = torch.zeros_like(mine).scatter(1, code.latent, code.value)
-            later = torch.arange(len(mine)) % rows.shape[1] > 0
-            wanted, error = wanted[later], (mine[later] - wanted[later]).square().sum()
+            later = torch.arange(len(mine)) % positions > 0
+            wanted = torch.zeros_like(mine).scatter(1, code.latent, code.value)[later]
+            error = (mine[later] - wanted).square().sum()
             gaps.append(error / wanted.square().sum().clamp_min(1e-12))
-        return torch.stack(gaps).mean()
+        return torch.stack(gaps).sum() / max(1, len(codes))
 
     def _cut(self, rows: Tensor, share: float, step: int) -> None:
         network, memory = self.network, self.settings.memory
+        if isinstance(network, FactoredEdges):
+            network.settle()
         with torch.no_grad():
             found = network.trace(rows)
         fresh = joint_activity(network, found, elsewhere=self.settings.elsewhere)
@@ -170,10 +185,9 @@ class _Run:
         masks = keep_highest(scores, round(share * network.entries))
         network.keep(masks)
         for name, mask in masks.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                state = self.adam.state[network.tables[name]]
-                if moment in state:
-                    state[moment].mul_(mask)
+            state = self.adam.state.get(network.tables[name], {})  # factors have none
+            for moment in {"exp_avg", "exp_avg_sq"} & state.keys():
+                state[moment].mul_(mask)
 
     def state(self) -> dict[str, Tensor]:
         found = {f"value/{name}": t.detach() for name, t in self.parameters.items()}
@@ -201,9 +215,8 @@ class _Run:
 def _size(network: EdgeNetwork, parameter: str) -> float:
     """Root mean square of the entries kept, of an offset's table: what a step is measured in."""
     what, name = parameter.split("/", 1)
-    whole = network.tables[name] if what in ("offset", "table") else network.parameters()[parameter]
-    kept = (
-        network.kept[name].sum() if what in ("offset", "table") and name in network.kept else None
-    )
-    count = whole.numel() if kept is None else max(1, int(kept))
-    return float((whole.detach().double().square().sum() / count).sqrt())
+    if what not in ("offset", "table"):
+        return float(network.parameters()[parameter].detach().double().square().mean().sqrt())
+    table, kept = network.tables[name], network.kept.get(name)
+    count = table.numel() if kept is None else max(1, int(kept.sum()))
+    return float((table.detach().double().square().sum() / count).sqrt())
