@@ -106,7 +106,8 @@ def test_a_context_with_no_room_for_samples_is_no_obstacle(llama, text, tmp_path
     settings = TINY.model_copy(update={"text": text, "measure": measure})
     out = decompile(llama, settings=settings, out=tmp_path / "x")
     assert check(out).violations == []
-    assert (out / "samples.json").read_text().count("prompt") == 1
+    # Once with the likeliest tokens, once by chance.
+    assert (out / "samples.json").read_text().count("prompt") == 2
 
 
 def test_rows_in_which_nothing_can_be_measured_are_refused():

@@ -41,6 +41,8 @@ class _Sample(Record):
     prompt: str
     original: str
     decompiled: str
+    temperature: float = 0.0
+    seed: int = 0
 
 
 def content_faults(folder: Path, manifest: Manifest) -> list[str]:

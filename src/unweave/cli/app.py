@@ -14,6 +14,7 @@ from unweave.cli.convert import convert
 from unweave.cli.decompile import decompile
 from unweave.cli.diff import diff
 from unweave.cli.fit_check import fit_check
+from unweave.cli.generate import generate
 from unweave.cli.pareto import pareto
 from unweave.cli.printable import printable
 from unweave.cli.recipes import recipes
@@ -42,8 +43,8 @@ app = App(
     result_action="return_value",
 )
 COMMANDS = (
-    subjects, texts, decompile, report, check, diff, compliance, convert, fit_check, train, recipes,
-    suggest, sweep, validate, pareto, bench_suite,
+    subjects, texts, decompile, report, generate, check, diff, compliance, convert, fit_check,
+    train, recipes, suggest, sweep, validate, pareto, bench_suite,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(command)

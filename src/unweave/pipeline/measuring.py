@@ -79,7 +79,11 @@ def _fidelities(job: Job, parts: dict[str, Part], rows: Tensor) -> dict[str, Par
 
 
 def continue_prompts(job: Job, parts: dict[str, Part], text: TokenRows) -> None:
-    """The beginnings of held-out rows, continued greedily by both networks, side by side."""
+    """The beginnings of held-out rows, continued by both networks, side by side.
+
+    Each takes its likeliest token; then, for the first prompts again, both draw with the same
+    chance, so that they differ where their probabilities do.
+    """
 
     def continued() -> Done:
         tokenizer, settings = job.subject.tokenizer, job.settings.measure
@@ -88,17 +92,30 @@ def continue_prompts(job: Job, parts: dict[str, Part], text: TokenRows) -> None:
             network = DecompiledNetwork(job.subject, parts)
             length = min(16, text.heldout.shape[1] // 2)
             # A row may begin in the middle of a document; it is a prompt all the same.
-            for row in text.heldout[: settings.samples]:
-                prompt = tokenizer.decode(row[1 : 1 + length].tolist())
-                # The start token and what the prompt is read as again, which may differ.
-                room = job.subject.context - 1 - len(tokenizer.encode(prompt))
-                with torch.inference_mode():
-                    both = [
-                        continue_text(one, prompt, max(0, min(settings.sample_tokens, room)))
-                        for one in (job.subject, network.subject)
-                    ]
-                samples.append({"prompt": prompt, "original": both[0], "decompiled": both[1]})
+            prompts = [
+                tokenizer.decode(row[1 : 1 + length].tolist())
+                for row in text.heldout[: settings.samples]
+            ]
+            how = [(prompt, 0.0) for prompt in prompts]
+            how += [(prompt, settings.temperature) for prompt in prompts[: settings.drawn_samples]]
+            samples = [_sample(job, network, *one) for one in how]
         write_json(job.artifact / layout.SAMPLES, samples)
         return Done()
 
     job.stage("samples", Done, continued)
+
+
+def _sample(job: Job, network: DecompiledNetwork, prompt: str, temperature: float) -> dict:
+    """One prompt, continued by both."""
+    assert job.subject.tokenizer is not None
+    # The start token and what the prompt is read as again, which may differ.
+    room = job.subject.context - 1 - len(job.subject.tokenizer.encode(prompt))
+    new = max(0, min(job.settings.measure.sample_tokens, room))
+    seed = job.settings.seed
+    with torch.inference_mode():
+        original, decompiled = (
+            continue_text(one, prompt, new, temperature=temperature, seed=seed)
+            for one in (job.subject, network.subject)
+        )
+    both = {"prompt": prompt, "original": original, "decompiled": decompiled}
+    return both | {"temperature": temperature, "seed": seed}

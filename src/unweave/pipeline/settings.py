@@ -43,6 +43,10 @@ class MeasureSettings(BaseModel):
     """Prompts continued by both networks."""
     sample_tokens: PositiveInt = 40
     """Tokens written after each prompt."""
+    drawn_samples: NonNegativeInt = 2
+    """The first prompts, continued once more by chance: the same for both networks."""
+    temperature: float = Field(default=0.8, gt=0)
+    """What logits are divided by where chance decides."""
 
 
 class DecompileSettings(BaseModel):

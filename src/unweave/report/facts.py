@@ -133,6 +133,8 @@ class Sample:
     """The subject's continuation, without the prompt."""
     decompiled: str
     """The decompiled network's."""
+    temperature: float = 0.0
+    """0 where each takes its likeliest token; above, both draw with the same chance."""
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,13 @@ def continue_text(
     *,
     temperature: float = 0.0,
     seed: int = 0,
+    by: Stepping | None = None,
 ) -> str:
     """Continue a prompt: what the subject writes after it, without the prompt.
 
     Temperature 0 takes the likeliest token each time; above 0 samples, the same for the same seed.
-    Under `subject.swapped(...)` it is the changed network that writes.
+    Under `subject.swapped(...)` it is the changed network that writes; `by` is something else that
+    does, in the subject's tokens.
 
     Raises:
         UserError: the subject has no tokenizer, or prompt and continuation exceed its context.
@@ -61,6 +63,7 @@ def continue_text(
         temperature=temperature,
         seed=seed,
         stop={subject.tokenizer.eos} - {None},
+        by=by,
     )
     return subject.tokenizer.decode(rows[0])
 
@@ -75,6 +78,7 @@ def continue_rows(
     seed: int = 0,
     stop: Collection[int | None] = (),
     advance: Callable[[float], None] = lambda tokens: None,
+    by: Stepping | None = None,
 ) -> list[list[int]]:
     """Continue every row; a row ends before the first token of `stop`, or after `new_tokens`.
 
@@ -88,7 +92,7 @@ def continue_rows(
             f"{prompts.shape[1]} tokens of prompt and {new_tokens} new ones exceed the context of "
             f"{subject.name}, {subject.context}"
         )
-    step = _Stepper(subject.model, prompts.shape[1] + new_tokens)
+    step = _Stepper(subject.model, prompts.shape[1] + new_tokens) if by is None else by
     return written_by(
         step,
         prompts,

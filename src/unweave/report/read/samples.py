@@ -25,5 +25,8 @@ def read_samples(folder: Path) -> tuple[Sample, ...] | None:
         ) from error
 
 
-def _sample(prompt: str, original: str, decompiled: str, **_: object) -> Sample:
-    return Sample(prompt, original.removeprefix(prompt), decompiled.removeprefix(prompt))
+def _sample(
+    prompt: str, original: str, decompiled: str, temperature: float = 0.0, **_: object
+) -> Sample:
+    original, decompiled = (words.removeprefix(prompt) for words in (original, decompiled))
+    return Sample(prompt, original, decompiled, float(temperature))

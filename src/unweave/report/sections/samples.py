@@ -13,8 +13,9 @@ LIMIT = 2000
 def samples(pairs: Sequence[Sample] | None) -> Markup:
     """Side by side, with the first difference marked."""
     lead = (
-        "Both networks continue the same prompt. What they agree on is grey; the first word that "
-        "differs is marked. After it the two have read different texts."
+        "Both networks continue the same prompt, each with its likeliest words unless it says "
+        "otherwise. What they agree on is grey; the first word that differs is marked. After it "
+        "the two have read different texts."
     )
     title = "The same prompt, twice"
     if not pairs:
@@ -31,6 +32,8 @@ def _pair(pair: Sample) -> Markup:
         for name, words in (("Original", original), ("Decompiled", decompiled))
     ]
     verdict = "They agree to the end." if original == decompiled else _verdict(original[:same])
+    if pair.temperature:
+        verdict = f"Drawn by the same chance, at temperature {pair.temperature:g}. {verdict}"
     return element(
         "article",
         element("p", lines(clip(pair.prompt, LIMIT).strip(" ")), class_="prompt", dir="auto"),
