@@ -22,6 +22,7 @@ from unweave.dictionaries.part import Part
 from unweave.dictionaries.part_names import place_of
 from unweave.dictionaries.spec import PartSpec
 from unweave.pipeline.fitting import part_specs
+from unweave.progress import watching
 from unweave.subject import Subject, load_subject, token_rows
 from unweave.training.checkpoint import Checkpoints
 from unweave.training.fit import fit_parts, load_parts, save_parts
@@ -56,6 +57,7 @@ def fitted(subject: Subject, train: torch.Tensor, asked: argparse.Namespace, wor
             ),
             harvest=HarvestSettings(window_tokens=4096, ahead=False),
             checkpoints=Checkpoints(asked.store / asked.name / "local", seconds=400),
+            progress=watching(),
         )  # fmt: skip
         with new_folder(folder) as making:
             save_parts(parts, making)
@@ -75,6 +77,7 @@ def tuned(subject: Subject, train: torch.Tensor, asked: argparse.Namespace, work
                 everything_share=asked.everything,
             ),
             checkpoints=Checkpoints(folder.parent / "tuning", seconds=900),
+            progress=watching(),
         )  # fmt: skip
         with new_folder(folder) as making:
             save_parts(parts, making)

@@ -13,7 +13,7 @@ from unweave.activations.workers import Workers
 from unweave.dictionaries.part import Part
 from unweave.training.checkpoint import Checkpoints
 from unweave.training.fit import fit_parts
-from unweave.training.joint import JointSettings, kl_per_token, tune_jointly
+from unweave.training.joint import JointSettings, _MeanKL, kl_per_token, tune_jointly
 from unweave.training.local import LocalSettings
 from unweave.training.schedule import linear_decay
 from unweave.training.stand_in import AtStart, stand_ins
@@ -224,3 +224,17 @@ def test_kl_is_zero_for_equal_logits_and_right_by_hand():
     p, q = torch.tensor([[0.75, 0.25]]), torch.tensor([[0.25, 0.75]])
     want = 0.5 * torch.log(torch.tensor([3.0]))
     torch.testing.assert_close(kl_per_token(p.log(), q.log()), want)
+
+
+def test_the_mean_kl_taken_in_pieces_has_autograd_s_value_and_gradient():
+    """More positions than are compared at once; the first one counts for nothing."""
+    generator = torch.Generator().manual_seed(0)
+    original, spliced = (torch.randn(2, 40, 7, generator=generator) for _ in range(2))
+    spliced.requires_grad_()
+    want = kl_per_token(original[:, 1:], spliced[:, 1:]).mean()
+    (gradient,) = torch.autograd.grad(3 * want, spliced)
+    found = _MeanKL.apply(spliced, original)
+    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(torch.autograd.grad(3 * found, spliced)[0], gradient)
+    assert not gradient[:, 0].any()
+    assert gradient[:, 39].any()
