@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from matching import matching
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -43,7 +44,7 @@ DEARER = 0.05
 """KL in nats that the mask may add: the sparsest such mask of the path is taken apart."""
 ALIKE = 0.5
 """Cosine of what two features say of tokens from which on they are of the same tokens."""
-QUICK = {"rounds": 100, "starts": 1}
+QUICK = {"rounds": 60, "starts": 1}
 
 
 class Rows(NamedTuple):
@@ -106,22 +107,35 @@ def measure(
     size = importance(text.codes, reader.basis)
     learned = learned_masks(reader, text, path, masks)
     found["curve"] = curve(learned, size, held, reader)
-    some = text.chosen(torch.arange(40))
-    limit = float(mask_kl(some, reader.basis, everything).mean()) + DEARER
-    cheap = [m for m in learned if float(mask_kl(some, reader.basis, m.mask).mean()) <= limit]
-    mask = (cheap[-1] if cheap else learned[0]).mask
+    mask = affordable(learned, text.chosen(torch.arange(40)), reader)
     found["entries of the chosen mask"] = int((mask > 0).sum())
     found["score share of the chosen mask"] = round(score_share(reader, y, true, mask), 4)
     one = Block(subject, reader, rows, where, size, mask)
     found["jobs"] = by_number(one, held, y, true)
     count, mine, chance = count_jobs(
-        mask * size, seed=0, settings=JobSettings(jobs=n_jobs, **QUICK), controls=2
+        mask * size, seed=0, settings=JobSettings(jobs=n_jobs, **QUICK), controls=1
     )
     found["count"] = {"jobs": count, "mass": few(mine), "shuffled": few(chance)}
     jobs = find_jobs(mask * size, seed=0, settings=JobSettings(jobs=n_jobs, **QUICK))
     found["tested"] = tested(one, jobs)
     found["by token"] = by_token(one)
+    found["matching"] = matching(subject, reader, rows, x, where)
     return found
+
+
+def affordable(learned: list[Learned], text: MaskText, reader: FeatureReader) -> Tensor:
+    """The sparsest mask that costs little more than all pairs do."""
+    everything = torch.ones(reader.basis.shape)
+    limit = float(mask_kl(text, reader.basis, everything).mean()) + DEARER
+    cheap = [m for m in learned if float(mask_kl(text, reader.basis, m.mask).mean()) <= limit]
+    return (cheap[-1] if cheap else learned[0]).mask
+
+
+def largest(size: Tensor, count: int) -> Tensor:
+    """Ones at the entries that contribute most."""
+    flat = torch.zeros(size.numel())
+    flat[size.flatten().argsort(descending=True)[:count]] = 1
+    return flat.view_as(size)
 
 
 def learned_masks(
@@ -137,15 +151,11 @@ def learned_masks(
 
 def curve(masks: list[Learned], size: Tensor, held: MaskText, reader: FeatureReader) -> list[dict]:
     """KL on held-out text by how many entries are let through, four ways to choose them."""
-    order = size.flatten().argsort(descending=True)
-    chance = torch.randperm(size.numel(), generator=torch.Generator().manual_seed(0))
+    chance = torch.rand(size.shape, generator=torch.Generator().manual_seed(0))
     rows = []
     for one in masks:
         choices = {"learned": one.mask, "learned, rounded up": (one.mask > 0).float()}
-        for name, places in (("largest", order), ("random", chance)):
-            flat = torch.zeros(size.numel())
-            flat[places[: one.size]] = 1
-            choices[name] = flat.view_as(size)
+        choices |= {"largest": largest(size, one.size), "random": largest(chance, one.size)}
         line = {"penalty": one.penalty, "entries": one.size}
         rows.append(line | {name: kl(held, reader, mask) for name, mask in choices.items()})
         print(json.dumps(rows[-1]), flush=True)
@@ -155,7 +165,7 @@ def curve(masks: list[Learned], size: Tensor, held: MaskText, reader: FeatureRea
 def by_number(one: Block, held: MaskText, x: Tensor, true: Tensor) -> list[dict]:
     """Share of scores and KL by number of jobs, beside jobs of a shuffled tensor."""
     tensor, rows = one.mask * one.size, []
-    for count in (1, 4, 16, 32):
+    for count in (1, 4, 16):
         settings = JobSettings(jobs=count, **QUICK)
         line: dict = {"jobs": count}
         for name, source in (("real", tensor), ("shuffled", shuffled(tensor, seed=1))):

@@ -1,22 +1,32 @@
-"""What goes with the jobs of wren: pictures, and values told by key features.
+"""What goes with the jobs: pictures, and values of wren told by key features.
 
+    OMP_NUM_THREADS=1 python studies/attention_jobs/more.py OUT matching
     OMP_NUM_THREADS=1 python studies/attention_jobs/more.py OUT draw LAYER QK_TRANSCODER
     OMP_NUM_THREADS=1 python studies/attention_jobs/more.py OUT values LAYER QK_TRANSCODER
 
-Needs the masks of `run.py` in OUT. `draw` writes a picture of the heaviest jobs over held-out text
-beside this file; `values` adds to numbers.json.
+Needs what `run.py` left in OUT. `draw` writes pictures of the heaviest jobs of a block of wren over
+held-out text beside this file, `matching` one of the copying network's matching job; `values` adds
+to numbers.json.
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from measure import read
-from run import note, wren_rows
-from safetensors.torch import load_file
+from measure import QUICK, affordable, learned_masks, read
+from run import (
+    REPEATS,
+    WREN_MASKS,
+    note,
+    repeats_subject,
+    repeats_transcoder,
+    wren_rows,
+)
+from torch import Tensor
 
 from unweave.dictionaries.attention.feature_basis import FeatureReader, importance, reader_of
 from unweave.dictionaries.attention.jobs import JobSettings, find_jobs, shares
+from unweave.dictionaries.attention.matching_jobs import find_matching, interaction
 from unweave.dictionaries.attention.qk_transcoder import QKTranscoder
 from unweave.dictionaries.attention.value_gating import (
     fit_linear,
@@ -27,26 +37,50 @@ from unweave.dictionaries.attention.value_gating import (
 from unweave.report.draw.jobs import job_pattern
 from unweave.subject import Subject, load_subject
 from unweave.subject.scores import scoring
+from unweave.training.attention.mask import MaskText
 from unweave.training.attention.value_gating import GatingSettings, learn_gating
 from unweave.validate.attention.jobs import patterns_without
+from unweave.validate.worlds.repeats import draw_repeats
 
 HERE = Path(__file__).parent
 DRAWN, TOKENS = 5, 24
 
 
-def draw(subject: Subject, reader: FeatureReader, x: torch.Tensor, mask: torch.Tensor) -> None:
-    layer = reader.transcoder.spec.layer
-    tensor = mask * importance(reader.code(x[:40]), reader.basis)
-    jobs = find_jobs(tensor, seed=0, settings=JobSettings(jobs=16, rounds=60, starts=1))
+def draw(out: Path, subject: Subject, reader: FeatureReader, x: Tensor, own: Tensor) -> None:
+    layer, text = reader.transcoder.spec.layer, MaskText(reader.code(x), own)
+    path = out / f"wren_masks{layer}.safetensors"
+    learned = learned_masks(reader, text, path, WREN_MASKS)
+    mask = affordable(learned, text.chosen(torch.arange(40)), reader)
+    tensor = mask * importance(text.codes, reader.basis)
+    jobs = find_jobs(tensor, seed=0, settings=JobSettings(jobs=16, **QUICK))
     parts = shares(tensor, jobs)
     tokens = wren_rows(subject).test[3:4, :TOKENS]
-    pieces = subject.tokenizer.pieces(tokens[0].tolist()) if subject.tokenizer else []
     for job in range(DRAWN):
-        seen = patterns_without(subject, reader, tokens, mask * parts[job])
-        moved = torch.einsum("hqk,h->qk", (seen.whole - seen.without)[0], jobs.heads[job])
         title = f"wren, block {layer}, job {job}: attention that it moves"
-        drawing = job_pattern(title, pieces, moved.tolist(), jobs.heads[job].tolist())
-        (HERE / f"wren-{layer}-job{job}.svg").write_text(drawing + "\n")
+        one = picture(title, subject, reader, tokens, mask * parts[job], jobs.heads[job])
+        (HERE / f"wren-{layer}-job{job}.svg").write_text(one + "\n")
+
+
+def picture(
+    title: str, subject: Subject, reader: FeatureReader, tokens: Tensor, mask: Tensor, heads: Tensor
+) -> str:
+    seen = patterns_without(subject, reader, tokens, mask)
+    moved = torch.einsum("hqk,h->qk", (seen.whole - seen.without)[0], heads)
+    ids, known = tokens[0].tolist(), subject.tokenizer
+    pieces = known.pieces(ids) if known else [str(i) for i in ids]
+    return job_pattern(title, pieces, moved.tolist(), heads.tolist())
+
+
+def draw_matching(out: Path) -> None:
+    subject = repeats_subject(out)
+    x, _, _ = read(subject, 1, draw_repeats(REPEATS, 300, seed=901)[0])
+    transcoder = repeats_transcoder(subject, 1, out, 128, 2)
+    reader = reader_of(transcoder, scoring(subject, 1, x.shape[1]), x, least=1e-3)
+    job = find_matching(interaction(reader.code(x), reader.basis))
+    tokens = draw_repeats(REPEATS, 1, seed=905)[0][:, :TOKENS]
+    title = "Copying network, block 1, matching job: attention that it moves"
+    drawing = picture(title, subject, reader, tokens, job.mask(), job.heads)
+    (HERE / "repeats-1-matching.svg").write_text(drawing + "\n")
 
 
 def values(subject: Subject, reader: FeatureReader) -> dict:
@@ -84,7 +118,7 @@ def values(subject: Subject, reader: FeatureReader) -> dict:
 def main(out: Path, what: str, layer: int, folder: Path) -> None:
     torch.set_num_threads(1)
     subject = load_subject("wren", dtype="float32")
-    x, _, _ = read(subject, layer, wren_rows(subject).train)
+    x, _, own = read(subject, layer, wren_rows(subject).train)
     transcoder = QKTranscoder.load(folder)
     reader = reader_of(transcoder, scoring(subject, layer, x.shape[1]), x, least=3e-3)
     if what == "values":
@@ -92,11 +126,14 @@ def main(out: Path, what: str, layer: int, folder: Path) -> None:
         print(found)
         note(f"wren/{layer}/values", found)
     else:
-        masks = load_file(out / f"wren_masks{layer}.safetensors")
-        draw(subject, reader, x, masks["03"])
+        draw(out, subject, reader, x, own)
 
 
 if __name__ == "__main__":
+    if sys.argv[2:] == ["matching"]:
+        torch.set_num_threads(1)
+        draw_matching(Path(sys.argv[1]))
+        sys.exit()
     if len(sys.argv) != 5 or sys.argv[2] not in ("draw", "values"):
         sys.exit(__doc__)
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))

@@ -13,18 +13,21 @@ import sys
 from pathlib import Path
 
 import torch
-from measure import Rows, interval, measure
+from matching import matching
+from measure import Rows, interval, kl, measure, read
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unweave.dictionaries.activation.topk import TopK
+from unweave.dictionaries.attention.feature_basis import reader_of
 from unweave.dictionaries.attention.qk_block import attention_inputs, qk_block
 from unweave.dictionaries.attention.qk_start import start_qk
 from unweave.dictionaries.attention.qk_transcoder import QKTranscoder
 from unweave.progress import Lines
 from unweave.subject import Subject, load_subject, token_rows, wrap_module
 from unweave.subject.fresh import FreshSettings, fresh_llama
-from unweave.training.attention.mask import MaskSettings
+from unweave.subject.scores import scoring
+from unweave.training.attention.mask import MaskSettings, MaskText
 from unweave.training.attention.qk import QKSettings, learn_qk
 from unweave.validate.attention.pair_kinds import duplicate
 from unweave.validate.bootstrap import ratio_interval
@@ -38,6 +41,7 @@ from unweave.validate.worlds.repeats import (
 
 NUMBERS = Path(__file__).parent / "numbers.json"
 REPEATS = RepeatSettings()
+WREN_MASKS = MaskSettings(penalties=(1e-6, 1e-5, 1e-4), steps=30, rows=3, lr=0.06)
 
 
 def repeats_subject(out: Path) -> Subject:
@@ -55,14 +59,15 @@ def repeats_subject(out: Path) -> Subject:
     return wrap_module(model, name="repeats")
 
 
-def repeats_transcoder(subject: Subject, layer: int, out: Path) -> QKTranscoder:
-    """Trained once; with more features where any of 64 tokens has to be matched."""
-    folder = out / f"repeats_qk{layer}"
+def repeats_transcoder(
+    subject: Subject, layer: int, out: Path, features: int, k: int
+) -> QKTranscoder:
+    """Trained once."""
+    folder = out / f"repeats_qk{layer}_{features}_{k}"
     if not (folder / "spec.json").exists():
         rows, _ = draw_repeats(REPEATS, 1500, seed=77)
         x = attention_inputs(subject, rows, [layer])[layer]
         block = qk_block(subject, layer, REPEATS.positions)
-        features, k = ((96, 6), (192, 8))[layer]
         transcoder = start_qk(
             block, x[:200], site=f"blocks.{layer}.attn.in", n_queries=features, n_keys=features,
             query_activation=TopK(k=k), start="data",
@@ -111,17 +116,25 @@ def note(key: str, found: dict) -> None:
 
 
 def repeats(out: Path, layers: list[int]) -> None:
+    """More features where any of 64 tokens has to be matched; then few active ones of them."""
     subject = repeats_subject(out)
-    counts = (("train", 300, 901), ("label", 60, 902), ("test", 100, 903))
-    rows = Rows(*(draw_repeats(REPEATS, count, seed=seed)[0] for _, count, seed in counts))
-    masks = MaskSettings(penalties=(1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3), steps=80, rows=4)
+    counts = ((300, 901), (60, 902), (100, 904))
+    rows = Rows(*(draw_repeats(REPEATS, count, seed=seed)[0] for count, seed in counts))
+    masks = MaskSettings(penalties=(1e-6, 1e-5, 1e-4, 1e-3), steps=40, rows=4)
     for layer in layers or [0, 1]:
         path = out / f"repeats_masks{layer}.safetensors"
-        transcoder = repeats_transcoder(subject, layer, out)
+        transcoder = repeats_transcoder(subject, layer, out, *((96, 6), (192, 8))[layer])
         found = measure(
             subject, transcoder, rows, told, path=path, masks=masks, least=1e-3, n_jobs=8
         )
         note(f"repeats/{layer}", found)
+    if 1 in (layers or [1]):
+        x, _, own = read(subject, 1, rows.train)
+        few = repeats_transcoder(subject, 1, out, 128, 2)
+        reader = reader_of(few, scoring(subject, 1, x.shape[1]), x, least=1e-3)
+        line = matching(subject, reader, rows, x, told)
+        text = MaskText(reader.code(x[:100]), own[:100])
+        note("repeats/1, 2 active", line | {"kl": kl(text, reader, torch.ones(reader.basis.shape))})
 
 
 def wren_rows(subject: Subject) -> Rows:
@@ -134,10 +147,11 @@ def wren_rows(subject: Subject) -> Rows:
 def wren(out: Path, layer: int, folder: Path) -> None:
     subject = load_subject("wren", dtype="float32")
     rows = wren_rows(subject)
-    masks = MaskSettings(penalties=(1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4), steps=80, rows=4)
     path = out / f"wren_masks{layer}.safetensors"
-    transcoder = QKTranscoder.load(folder)
-    found = measure(subject, transcoder, rows, again, path=path, masks=masks, least=3e-3, n_jobs=16)
+    found = measure(
+        subject, QKTranscoder.load(folder), rows, again, path=path, masks=WREN_MASKS, least=3e-3,
+        n_jobs=16,
+    )  # fmt: skip
     note(f"wren/{layer}", found)
 
 

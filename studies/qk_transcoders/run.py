@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python studies/qk_transcoders/run.py wren
     OMP_NUM_THREADS=1 python studies/qk_transcoders/run.py smollm2-135m
     OMP_NUM_THREADS=1 python studies/qk_transcoders/run.py variants
+    OMP_NUM_THREADS=1 QK_FOLDER=TRAINED python studies/qk_transcoders/run.py equal [LAYER ...]
     python studies/qk_transcoders/run.py plot
 
 For each layer: a QK transcoder with k query and k key features per token; autoencoders of what the
@@ -54,21 +55,20 @@ PLANS = {
     "wren": {
         "text": "self", "tokens": 200_000, "rows": 1200, "held": 48, "ce_rows": 48,
         "layers": (0, 1, 2, 3, 4), "features": 512, "k": 16, "steps": 1400, "small": 36,
-        "ranks": (4, 8, 16), "lr": 2e-2, "batch": 4, "kind": BatchTopK, "ce": "float32",
+        "ranks": (4, 8, 16), "lr": 2e-2, "batch": 4, "kind": BatchTopK,
         "own": {0: {"batch": 8, "exponent": 0.5}}, "coder_rows": 8,
     },
     "smollm2-135m": {
-        "text": "wiki", "tokens": 130_000, "rows": 800, "held": 24, "ce_rows": 48,
-        "layers": (3, 14, 25), "features": 1024, "k": 36, "steps": 300, "small": 93,
-        "ranks": (4, 16), "lr": 5e-3, "batch": 8, "kind": TopK, "ce": "bfloat16",
+        "text": "wiki", "tokens": 130_000, "rows": 800, "held": 24, "ce_rows": 12,
+        "layers": (3, 14, 25), "features": 1024, "k": 36, "steps": 300, "small": 0,
+        "ranks": (4, 8, 16), "lr": 5e-3, "batch": 8, "kind": TopK,
         "own": {}, "coder_rows": 16,
     },
 }  # fmt: skip
 """`features` on each side; `small`: features of the transcoder with as many numbers as the rank
 that stands last in `ranks`; the first rank costs as many numbers per token as k (all heads).
 `batch`: rows per step; an autoencoder sees vectors of `coder_rows`. `own`: blocks that are trained
-otherwise (`exponent`: of each query's KL). `ce`: what the network runs in while it is judged by its
-loss, where `whole` shows what rounding alone does."""
+otherwise (`exponent`: of each query's KL)."""
 SEED = 0
 
 
@@ -91,8 +91,7 @@ def main(name: str) -> None:
         predictors = made(f"{name}.L{layer}", layer, block, x, plan | plan["own"].get(layer, {}))
         found = measure_patterns(predictors, block, unseen[layer])
         splice = {n: p for n, p in predictors.items() if n in SPLICED}
-        by = judge if plan["ce"] == "float32" else reader
-        rise = pattern_ce(by, layer, splice, text.heldout[: plan["ce_rows"]])
+        rise = pattern_ce(judge, layer, splice, held[: plan["ce_rows"]])
         line = {n: numbers(scores._asdict()) for n, scores in found.items()}
         for n, interval in rise.items():
             line[n] |= numbers({"ce_increase": interval})
@@ -101,7 +100,7 @@ def main(name: str) -> None:
         show(f"{name} L{layer}", line)
 
 
-SPLICED = ("features", "autoencoder k", "autoencoder 2k", "rank 4", "mean", "whole")
+SPLICED = ("features", "autoencoder k", "autoencoder 2k", "rank 4", "mean", "untrained", "whole")
 """Whose pattern the network is run on."""
 
 
@@ -168,6 +167,41 @@ def autoencoder(x: torch.Tensor, site: str, n: int, activation, plan: dict) -> D
     trainee = Trainee({"sae": coder}, built.settings, steps=steps, batch=batch, seed=SEED + 1)
     train([trainee], source)
     return coder.eval()
+
+
+def equal(layers: list[int]) -> None:
+    """SmolLM2: as many parameters as rank 16 of each head has, and the loss on more rows.
+
+    The network is judged by its loss in bfloat16; `whole`, its own queries and keys, shows what
+    that alone does.
+    """
+    torch.set_num_threads(1)
+    name, plan, folder = "smollm2-135m", PLANS["smollm2-135m"], Path(os.environ["QK_FOLDER"])
+    reader, judge = (load_subject(name, dtype=dtype) for dtype in ("bfloat16", "float32"))
+    text = token_rows(judge, plan["text"], tokens=plan["tokens"], context=CONTEXT)
+    for layer in layers or plan["layers"]:
+        x = attention_inputs(reader, text.train[:EQUAL_ROWS], [layer])[layer]
+        unseen = attention_inputs(judge, text.heldout[: plan["held"]], [layer])
+        block = qk_block(judge, layer, CONTEXT)
+        site, kind = f"blocks.{layer}.attn.in", plan["kind"](k=plan["k"])
+        few = transcoder(block, x, site, EQUAL, kind, plan)
+        many = QKTranscoder.load(folder / f"{name}.L{layer}")
+        judged: dict[str, PatternPredictor] = {"features, few": FromFeatures(few, block)}
+        judged["rank 16"] = low_rank(block, x, 16)
+        spliced = judged | {"features": FromFeatures(many, block), "mean": mean_pattern(block, x)}
+        spliced["whole"] = low_rank(block, x[:1], block.W_Q.shape[2])
+        judged["rank 16, by data"] = low_rank(block, x, 16, by_data=True)
+        found = measure_patterns(judged, block, unseen[layer])
+        line = {n: numbers(scores._asdict()) for n, scores in found.items()}
+        for n, rise in pattern_ce(reader, layer, spliced, text.heldout[:EQUAL_CE_ROWS]).items():
+            line.setdefault(n, {}).update(numbers({"ce_increase": rise}))
+        keep(f"{name} L{layer} equal", line)
+        show(f"{name} L{layer} equal", line)
+
+
+EQUAL, EQUAL_ROWS, EQUAL_CE_ROWS = 93, 300, 48
+"""Features on each side that come to the parameters of rank 16, rows they learn from, and rows on
+which the loss is measured."""
 
 
 def variants() -> None:
@@ -257,6 +291,8 @@ if __name__ == "__main__":
         plot()
     elif asked == ["variants"]:
         variants()
+    elif asked[:1] == ["equal"]:
+        equal([int(layer) for layer in asked[1:]])
     elif len(asked) == 1 and asked[0] in PLANS:
         main(asked[0])
     else:
