@@ -1,10 +1,9 @@
 """Skip trigrams in attention heads: one-layer models, and gated blocks made of them.
 
     OMP_NUM_THREADS=1 python studies/gated_attention/run.py WORK [CASE ...]
-    OMP_NUM_THREADS=1 python studies/gated_attention/run.py plot
 
-CASE is 2H3ST, 3H4ST or 4H5ST. WORK keeps the trained models, so that a second run starts there.
-Writes numbers.json beside this file, one entry a case, and gated.png.
+CASE is 2H3ST, 3H4ST or 4H5ST. WORK keeps the trained models, so that a second run starts there;
+what numbers.json beside this file has already is not run again.
 """
 
 import json
@@ -20,6 +19,7 @@ from unweave.dictionaries.attention.gated_block import GatedBlock, gated_block_f
 from unweave.subject import Subject
 from unweave.training.attention.gated import GatedSettings, train_gated_blocks
 from unweave.training.attention.gated_batches import TokenTables
+from unweave.training.attention.gated_choice import missed_by_one_head
 from unweave.training.schedule import Schedule
 from unweave.validate.worlds.skip_trigrams import (
     TrigramSettings,
@@ -48,16 +48,21 @@ SETTINGS = GatedSettings(
     schedule=Schedule(shape="cosine", warmup=0.0, decay_from=0.7),
     log_every=20,
 )
+WIDE_STEPS, WIDE_DRAWN, WIDE_EXPANSION = 2_000, 12, 4
+WIDE = SETTINGS.model_copy(update={"rise": (0.0, 0.3)})
+"""Four times the heads and a price that is there sooner, before heads have shared the work out."""
+FRESH, FRESH_STARTS = 300, 4
+"""First seed of models that had no part in choosing settings or criterion; blocks of each."""
 JUDGED = 6_000
 """Rows that verdicts come from; their seed is apart from all others."""
 
 
-def originals(case: str, work: Path) -> tuple[list[Subject], list[dict]]:
+def originals(case: str, work: Path, first: int = 100) -> tuple[list[Subject], list[dict]]:
     """The first models whose trigrams are all learnt; and what became of every seed's."""
     heads, trigrams = CASES[case]
     found, tried = [], []
     for seed in range(MOST):
-        kept = work / f"{case}.{seed}.safetensors"
+        kept = work / f"{case}.{first - 100 + seed}.safetensors"
         network = blank_network(trigrams, heads)
         if kept.is_file():
             network.load_state_dict(load_file(kept))
@@ -65,10 +70,10 @@ def originals(case: str, work: Path) -> tuple[list[Subject], list[dict]]:
             settings = TrigramSettings(
                 trigrams=trigrams, heads=heads, steps=1500, batch=256, rows=50_000, lr=2e-2
             )
-            network = train_trigrams(settings, seed=100 + seed)
+            network = train_trigrams(settings, seed=first + seed)
             save_file({n: t.contiguous().clone() for n, t in network.state_dict().items()}, kept)
         subject = trigram_subject(network)
-        tried.append({"seed": 100 + seed, "trigrams": judged(subject, trigrams)})
+        tried.append({"seed": first + seed, "trigrams": judged(subject, trigrams)})
         if all(t["what"] != "unlearnt" for t in tried[-1]["trigrams"]):
             found.append(subject)
         if len(found) == SEEDS:
@@ -143,6 +148,47 @@ def gated(models: list[Subject], trigrams: int, kind: str) -> dict:
     return found
 
 
+def wide(models: list[Subject], trigrams: int, alpha: float, starts: int) -> dict:
+    """Blocks with four times the heads; the start that misses least with one head a place is kept.
+
+    The choice is made on rows apart from those of training and from those of the verdicts.
+    """
+    started = time.process_time()
+    subjects = [subject for subject in models for _ in range(starts)]
+    blocks = [
+        gated_block_for(one, 0, seed=200 + n, opening=OPENING, expansion=WIDE_EXPANSION)
+        for n, one in enumerate(subjects)
+    ]
+    tokens = drawn_rows(trigrams, 10_000, seed=700)
+    source = TokenTables(subjects, tokens, drawn=WIDE_DRAWN, steps=WIDE_STEPS, seed=800)
+    log = train_gated_blocks(blocks, source, WIDE.model_copy(update={"alpha": alpha}))
+    apart = drawn_rows(trigrams, 1_500, seed=4_242)
+    x, runs = torch.eye(2 * trigrams + 2)[apart], []
+    for n, (subject, block) in enumerate(zip(subjects, blocks, strict=True)):
+        y = subject.run(apart, capture=["blocks.0.attn.out"], logits=False)
+        last = [line for line in log if line["block"] == n][-10:]
+        verdicts = judged(subject, trigrams, block)
+        runs.append(
+            {
+                "model": n // starts,
+                "loss": round(sum(r["error"] + WIDE.alpha * r["gates"] for r in last) / 10, 5),
+                "missed": round(missed_by_one_head(block, x, y.sites["blocks.0.attn.out"]), 4),
+                "accuracy": min(v["accuracy"] for v in verdicts),
+                "trigrams": [{"what": v["what"]} for v in verdicts],
+            }
+        )
+    each = [range(m * starts, (m + 1) * starts) for m in range(len(models))]
+    choice = {
+        f"chosen by {what}": [min(those, key=lambda n: runs[n][what]) for those in each]
+        for what in ("missed", "loss")
+    }
+    return {"runs": runs, **choice, "seconds": round(time.process_time() - started, 1)}
+
+
+def drawn_rows(trigrams: int, rows: int, *, seed: int) -> torch.Tensor:
+    return draw_trigrams(trigrams, rows, generator=torch.Generator().manual_seed(seed)).tokens
+
+
 def hand_set(trigrams: int) -> dict:
     """Models whose weights were set by hand."""
     made = {
@@ -158,21 +204,34 @@ def main(work: Path, cases: list[str]) -> None:
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
     out = HERE / "numbers.json"
+
+    def add(case: str, kind: str, found: dict) -> None:
+        kept = json.loads(out.read_text()) if out.exists() else {}
+        write_json(out, kept | {case: kept.get(case, {}) | {kind: found}})
+        if "runs" in found:
+            print(case, kind, counts(found["runs"]), flush=True)
+
     for case in cases:
         _, trigrams = CASES[case]
+        kept = json.loads(out.read_text()).get(case, {}) if out.exists() else {}
         models, tried = originals(case, work)
-        found = {"original": {"runs": tried}}
-        print(case, "original", counts(tried), flush=True)
-        found["hand-set"] = hand_set(trigrams)
+        add(case, "original", {"runs": tried})
+        if "hand-set" not in kept:
+            add(case, "hand-set", hand_set(trigrams))
         for kind in ("gated", "no price", "no gates", "published start", "untrained"):
-            found[kind] = gated(models, trigrams, kind)
-            print(case, kind, counts(found[kind]["runs"]), flush=True)
-            if "chosen" in found[kind]:
-                chosen = [found[kind]["runs"][n] for n in found[kind]["chosen"]]
-                found["gated, chosen"] = {"runs": chosen}
-                print(case, "chosen", counts(chosen), flush=True)
-            kept = json.loads(out.read_text()) if out.exists() else {}
-            write_json(out, kept | {case: found})
+            if kind not in kept:
+                add(case, kind, found := gated(models, trigrams, kind))
+                if "chosen" in found:
+                    chosen = [found["runs"][n] for n in found["chosen"]]
+                    add(case, "gated, chosen", {"runs": chosen})
+        if "wide" not in kept:
+            add(case, "wide", wide(models, trigrams, WIDE.alpha, STARTS))
+        if "wide, fresh models" not in kept:
+            fresh, tried = originals(case, work, FRESH)
+            add(case, "original, fresh", {"runs": tried})
+            add(case, "wide, fresh models", wide(fresh, trigrams, WIDE.alpha, FRESH_STARTS))
+        if "wide, no price" not in kept:
+            add(case, "wide, no price", wide(models, trigrams, 0.0, FRESH_STARTS))
 
 
 def counts(runs: list[dict]) -> dict[str, int]:
@@ -184,32 +243,7 @@ def counts(runs: list[dict]) -> dict[str, int]:
     return each | {"runs": len(runs), "whole": len(whole), "models with a whole one": models}
 
 
-def plot() -> None:
-    from matplotlib import pyplot as plt
-
-    found = json.loads((HERE / "numbers.json").read_text())
-    kinds = ["original", "gated", "gated, chosen", "no price", "no gates"]
-    figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3), sharey=True)
-    for axis, (case, each) in zip(axes, found.items(), strict=True):
-        here = [kind for kind in kinds if kind in each]
-        base = [0.0] * len(here)
-        for what, colour in (("localised", "#2a7"), ("distributed", "#d55"), ("unlearnt", "#bbb")):
-            total = [sum(len(r["trigrams"]) for r in each[k]["runs"]) for k in here]
-            share = [counts(each[k]["runs"])[what] / n for k, n in zip(here, total, strict=True)]
-            axis.barh(here, share, left=base, color=colour, label=what)
-            base = [a + b for a, b in zip(base, share, strict=True)]
-        axis.set_title(case)
-        axis.set_xlabel("share of trigrams")
-    axes[0].invert_yaxis()
-    axes[-1].legend(fontsize=7, loc="lower left")
-    figure.tight_layout()
-    figure.savefig(HERE / "gated.png", dpi=110)
-
-
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    if sys.argv[1] == "plot":
-        plot()
-    else:
-        main(Path(sys.argv[1]), sys.argv[2:] or list(CASES))
+    main(Path(sys.argv[1]), sys.argv[2:] or list(CASES))
