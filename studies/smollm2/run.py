@@ -1,6 +1,6 @@
 """All of SmolLM2-135M from sparse features: fitted block by block, then tuned together, measured.
 
-    python studies/smollm2/run.py STORE NAME [--only mlp] [--skip] [--gated] [--local N] [--joint N]
+    python studies/smollm2/run.py STORE NAME [--only mlp] [--gated] [--start ...] [--joint N]
 
 Cut off and called again it goes on from STORE/NAME. Text: wiki. Writes runs/NAME.json beside this
 file; `collect.py` puts the runs together.
@@ -39,7 +39,8 @@ def specs_of(subject: Subject, asked: argparse.Namespace) -> list[PartSpec]:
     fewer = {"q": 2 * subject.d_model, "k": 2 * subject.d_model}
     if asked.gated:  # three matrices of these are as many numbers as two of the others
         fewer["mlp"] = subject.d_mlp
-    kept = [s for s in specs if asked.only in ("all", place_of(s.name).kind)]
+    chosen = {"all": "q k attn mlp", "attention": "q k attn", "mlp": "mlp"}[asked.only].split()
+    kept = [spec for spec in specs if place_of(spec.name).kind in chosen]
     return [
         spec.model_copy(update={"n_latents": fewer.get(place_of(spec.name).kind, spec.n_latents)})
         for spec in kept
@@ -47,7 +48,9 @@ def specs_of(subject: Subject, asked: argparse.Namespace) -> list[PartSpec]:
 
 
 def fitted(subject: Subject, train: torch.Tensor, asked: argparse.Namespace, workers: Workers):
-    """Parts after the local stage, made now or found in the store."""
+    """Parts after the local stage, made now or found in the store, of this run or of others."""
+    if asked.start:
+        return {n: p for name in asked.start for n, p in load_parts(asked.store / name).items()}
     folder = asked.store / asked.name / "local-parts"
     if not folder.is_dir():
         parts, log = fit_parts(
@@ -65,13 +68,13 @@ def fitted(subject: Subject, train: torch.Tensor, asked: argparse.Namespace, wor
     return load_parts(folder)
 
 
-def tuned(subject: Subject, train: torch.Tensor, asked: argparse.Namespace, workers: Workers):
+def tuned(parts, subject: Subject, train: torch.Tensor, asked: argparse.Namespace, workers):
     """Parts after the joint stage."""
     folder = asked.store / asked.name / f"joint-{asked.joint}"
     if not folder.is_dir():
-        parts, before = load_parts(folder.parent / "local-parts"), spent()
+        before = spent()
         log = tune_jointly(
-            subject, parts, train, workers=workers, seed=2,
+            subject, parts, train, workers=workers, seed=asked.seed,
             settings=JointSettings(
                 tokens=asked.joint, micro_rows=4, micro_batches=1, lr=asked.joint_lr,
                 everything_share=asked.everything,
@@ -115,14 +118,16 @@ def asked_for() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--only", choices=("all", "mlp"), default="all")
+    parser.add_argument("--only", choices=("all", "attention", "mlp"), default="all")
     parser.add_argument("--skip", action="store_true")
     parser.add_argument("--gated", action="store_true")
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--k-mlp", type=int, default=64)
     parser.add_argument("--local", type=int, default=50_000)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--start", nargs="+", help="folders of parts in STORE to start from")
     parser.add_argument("--joint", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--joint-lr", type=float, default=7e-4)
     parser.add_argument("--everything", type=float, default=0.75)
     parser.add_argument("--held", type=int, default=4096)
@@ -145,7 +150,7 @@ def main() -> None:
         # What the local stage has not seen: its text is not worth a second visit.
         unseen = text.train[asked.local // 128 :]
         if asked.joint:
-            parts = tuned(subject, unseen, asked, workers)
+            parts = tuned(parts, subject, unseen, asked, workers)
         others = rivals(subject, parts, text.train[:32], workers) if asked.rivals else {}
         scores = scores_of(subject, parts, others, held, asked.single, workers)
     write_json(asked.out / f"{asked.name}-{asked.joint}.json", result(asked, parts, scores))
