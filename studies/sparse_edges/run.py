@@ -3,8 +3,8 @@
     python studies/sparse_edges/run.py fit STORIES260K WORK
     python studies/sparse_edges/run.py train STORIES260K WORK FROM TO [--share S] [--mask HOW]
     python studies/sparse_edges/run.py naive STORIES260K WORK FROM
-    python studies/sparse_edges/run.py causal STORIES260K WORK NAME
-    python studies/sparse_edges/run.py collect WORK
+    python studies/sparse_edges/run.py causal STORIES260K WORK FROM
+    python studies/sparse_edges/run.py collect STORIES260K WORK
 
 `train` takes the network WORK/FROM and trains it into WORK/TO. Without --share no edge is cut;
 with it edges are cut to that share, by HOW: `gradual` while training; `once` before training;
@@ -25,6 +25,7 @@ from unweave.activations.workers import Workers
 from unweave.artifact.tensors import load_tensors, save_tensors
 from unweave.decompile.sparse.edges import EdgeNetwork
 from unweave.decompile.sparse.factors import factors_of
+from unweave.decompile.sparse.interactions import delivered, strongest_into
 from unweave.decompile.sparse.stored import SparseEdgeNetwork
 from unweave.decompile.sparse.training import EdgeTraining, train_edges
 from unweave.decompile.sparse.uses import measured_uses
@@ -35,13 +36,17 @@ from unweave.training.checkpoint import Metrics
 from unweave.training.edges.choosing import keep_highest, keep_random, keep_shuffled
 from unweave.training.edges.schedule import PruningSchedule
 from unweave.training.fit import fit_parts, load_parts, save_parts
-from unweave.training.joint import JointSettings, tune_jointly
 from unweave.training.local import LocalSettings
 from unweave.validate.bootstrap import mean_interval
+from unweave.validate.interventions.edge_pairs import Edge
+from unweave.validate.interventions.virtual_weights import (
+    VirtualWeightSettings,
+    virtual_weight_effects,
+)
 from unweave.validate.splice import compare_logits, stack
 
 HERE = Path(__file__).parent
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 HELD = 64
 """Held-out rows of 128 tokens."""
 
@@ -52,19 +57,17 @@ def rows_of(work: Path) -> dict[str, Tensor]:
 
 
 def fit(subject: Subject, work: Path, asked: argparse.Namespace) -> None:
-    """Parts for everything, 24 + 12 + 12 + 16 active a layer, and their virtual weights."""
+    """Parts for everything, 14 + 7 + 7 + 36 active a layer, MLPs gated, fitted block by block."""
     rows = token_rows(subject, "self", tokens=2_000_000, context=128, seed=0)
     save_tensors(work / "text.safetensors", {"train": rows.train, "heldout": rows.heldout})
     specs = part_specs(
-        subject, latents=8, k_mlp=16, k_attention=24, k_query=12, k_key=12, skip=False
+        subject, latents=8, k_mlp=36, k_attention=14, k_query=7, k_key=7, skip=False, gated=True
     )
     with Workers(1) as workers:
         parts, _ = fit_parts(
-            subject, specs, rows.train[: 300_000 // 128], workers=workers, seed=1,
-            settings=LocalSettings(lr=5e-3),
+            subject, specs, rows.train[: 900_000 // 128], workers=workers, seed=1,
+            settings=LocalSettings(lr=5e-3, batch=512),
         )  # fmt: skip
-        settings = JointSettings(tokens=asked.tokens, micro_rows=8, lr=1e-3)
-        tune_jointly(subject, parts, rows.train, workers=workers, seed=2, settings=settings)
     save_parts(parts, work / "parts")
 
 
@@ -106,7 +109,7 @@ def network_of(subject: Subject, work: Path, name: str) -> EdgeNetwork:
 
 def mask(network: EdgeNetwork, rows: Tensor, how: str, share: float) -> None:
     """Cut to a share of all edges before any training."""
-    scores = measured_uses(network, rows[-64:], elsewhere=0.1, seed=0)
+    scores = measured_uses(network, rows[-96:], elsewhere=0.1, seed=0)
     masks = keep_highest(scores, round(share * network.entries))
     controls: dict[str, Callable] = {"random": keep_random, "shuffled": keep_shuffled}
     network.keep(controls[how](masks, seed=3) if how in controls else masks)
@@ -150,8 +153,8 @@ def naive(subject: Subject, work: Path, asked: argparse.Namespace) -> None:
     whole = network_of(subject, work, asked.source)
     held = rows["heldout"][:HELD]
     line(work, run=f"{asked.source}/naive", mask="none", **scored(subject, whole, held))
-    uses = measured_uses(whole, rows["train"][-64:], elsewhere=0.1, seed=0)
-    for share in sorted(SHARES, reverse=True):
+    uses = measured_uses(whole, rows["train"][-96:], elsewhere=0.1, seed=0)
+    for share in asked.shares:
         masks = keep_highest(uses, round(share * whole.entries))
         network = whole.copy()
         network.keep(masks)
@@ -160,6 +163,55 @@ def naive(subject: Subject, work: Path, asked: argparse.Namespace) -> None:
             network = whole.copy()
             network.keep(keep_random(masks, seed=3))
             line(work, run=f"{asked.source}/naive", mask="random", **scored(subject, network, held))
+
+
+def causal(subject: Subject, work: Path, asked: argparse.Namespace) -> None:
+    """Do the edges of a pruned network predict what silencing does in the network it came from?
+
+    Edges are drawn from the unpruned graph, the eight that deliver most into each of some latents;
+    measured is the decompiled network itself. An edge that was cut predicts nothing happens.
+    """
+    rows = rows_of(work)
+    parts = load_parts(work / "parts")
+    start, pruned = (network_of(subject, work, name) for name in ("start", asked.source))
+    used = delivered(start, rows["train"][-64:])
+    random = torch.Generator().manual_seed(11)
+    found: dict[str, list[Edge]] = {"start": [], asked.source: []}
+    for part in start.spec.parts:
+        alive = (used[part] != 0).any(0).nonzero()[:, 0]
+        for target in alive[torch.randperm(len(alive), generator=random)[:60]].tolist():
+            for one in strongest_into(start, used, part, target, count=24):
+                if one.source_part == "token" or one.source >= start.spec.latents[one.source_part]:
+                    continue
+                at = start.spec.writers[one.source_part][0] + one.source, target
+                for name, network in (("start", start), (asked.source, pruned)):
+                    weight = float(network.tables[part][at])
+                    found[name].append(Edge(one.source_part, one.source, part, target, weight))
+    settings = VirtualWeightSettings(sources=60, rows=6, targets=12)
+    for name, edges in found.items():
+        effects = virtual_weight_effects(
+            subject, parts, edges, rows["heldout"][:48], settings, seed=5
+        )
+        every = effects.agreements(settings.bootstrap)
+        ranks = {
+            f"{path}/{whose}": [round(x, 3) for x in every[path, "pre", whose].rank]
+            for path in ("direct", "total")
+            for whose in ("own", "exposure", "shuffled")
+        }
+        cut = sum(edge.weight == 0 for edge in effects.pairs) / len(effects.pairs)
+        line(
+            work, run="causal", edges_of=name, pairs=len(effects.pairs), cut=round(cut, 3), **ranks
+        )
+
+
+def collect(work: Path) -> None:
+    """numbers.json: the last line of each run, kind of mask and share."""
+    found = {}
+    for text in (work / "lines.jsonl").read_text().splitlines():
+        one = json.loads(text)
+        key = (one["run"], one.get("mask"), one.get("share"), one.get("edges_of"))
+        found["/".join(str(each) for each in key if each is not None)] = one
+    (HERE / "numbers.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main() -> None:
@@ -171,6 +223,7 @@ def main() -> None:
     parser.add_argument("source", nargs="?", default="start")
     parser.add_argument("target", nargs="?")
     parser.add_argument("--share", type=float)
+    parser.add_argument("--shares", type=float, nargs="*", default=SHARES)
     parser.add_argument("--mask", default="gradual")
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--lr", type=float, default=5e-3)
@@ -179,8 +232,12 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.work.mkdir(parents=True, exist_ok=True)
+    if asked.what == "collect":
+        collect(asked.work)
+        return
     subject = load_subject(asked.subject, dtype="float32")
-    {"fit": fit, "train": train, "naive": naive}[asked.what](subject, asked.work, asked)
+    runs = {"fit": fit, "train": train, "naive": naive, "causal": causal}
+    runs[asked.what](subject, asked.work, asked)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import Tensor
 from unweave.decompile.sparse.edges import EdgeNetwork
 from unweave.decompile.sparse.factors import FactoredEdges
 from unweave.decompile.sparse.machine import Trace
-from unweave.decompile.sparse.uses import coins, joint_activity, uses
+from unweave.decompile.sparse.uses import coins, measured_joint, uses
 from unweave.dictionaries.kernels.sparse import Code
 from unweave.dictionaries.part import Part
 from unweave.progress import QUIET, Progress
@@ -47,8 +47,11 @@ class EdgeTraining(BaseModel):
     """When edges are cut; None trains those that are there."""
     elsewhere: float = Field(default=0.1, ge=0, le=1)
     """How much an edge counts where its reader is not active (`uses`)."""
-    memory: float = Field(default=0.8, ge=0, lt=1)
-    """What of earlier joint activity is kept when it is measured anew at a cut."""
+    measured_rows: PositiveInt = 96
+    """Rows on which joint activity is measured before the first cut: on few, what is rare looks
+    unused, and all its edges go at once."""
+    memory: float = Field(default=0.9, ge=0, lt=1)
+    """What of earlier joint activity is kept when a later cut measures it on the step's rows."""
     clip: PositiveFloat = 1.0
     """Largest norm of the whole gradient."""
 
@@ -120,9 +123,7 @@ class _Run:
 
     def step(self, step: int) -> None:
         settings, network = self.settings, self.network
-        generator = torch.Generator().manual_seed((self.seed << 24) + step)
-        drawn = torch.randint(len(self.tokens), (settings.rows,), generator=generator)
-        rows = self.tokens[drawn]
+        rows = _drawn(self.tokens, settings.rows, self.seed, step)
         if settings.pruning is not None and settings.pruning.cuts(step, self.steps):
             self._cut(rows, settings.pruning.share(step, self.steps), step)
         original, wanted = self._original(rows)
@@ -171,14 +172,15 @@ class _Run:
         return torch.stack(gaps).sum() / max(1, len(codes))
 
     def _cut(self, rows: Tensor, share: float, step: int) -> None:
-        network, memory = self.network, self.settings.memory
+        network, settings = self.network, self.settings
+        memory = settings.memory
         if isinstance(network, FactoredEdges):
             network.settle()
-        with torch.no_grad():
-            found = network.trace(rows)
-        fresh = joint_activity(network, found, elsewhere=self.settings.elsewhere)
+        first = not self.joint
+        measured = _drawn(self.tokens, settings.measured_rows, self.seed, step) if first else rows
+        fresh = measured_joint(network, measured, elsewhere=settings.elsewhere)
         for name, table in fresh.items():
-            if name in self.joint:
+            if not first:
                 table.mul_(1 - memory).add_(self.joint[name], alpha=memory)
             self.joint[name] = table
         scores = uses(network, self.joint, coins(network, rows, seed=step))
@@ -210,6 +212,11 @@ class _Run:
                 self.network.keep({name: tensor.clone()})
             else:
                 self.joint[name] = tensor.clone()
+
+
+def _drawn(tokens: Tensor, rows: int, seed: int, step: int) -> Tensor:
+    generator = torch.Generator().manual_seed((seed << 24) + step)
+    return tokens[torch.randint(len(tokens), (rows,), generator=generator)]
 
 
 def _size(network: EdgeNetwork, parameter: str) -> float:

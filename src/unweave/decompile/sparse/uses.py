@@ -25,6 +25,9 @@ from unweave.decompile.sparse.machine import Trace
 from unweave.decompile.sparse.spec import norm_before, part_of
 from unweave.dictionaries.kernels.sparse import product_dtype
 
+ROWS_AT_ONCE = 16
+"""Rows that are run at once."""
+
 
 def joint_activity(
     network: EdgeNetwork, found: Trace, *, elsewhere: float
@@ -125,15 +128,24 @@ def uses(
     }
 
 
-def measured_uses(
-    network: EdgeNetwork, rows: Int[Tensor, "rows pos"], *, elsewhere: float, seed: int
+def measured_joint(
+    network: EdgeNetwork, rows: Int[Tensor, "rows pos"], *, elsewhere: float
 ) -> dict[str, Float[Tensor, "writers readers"]]:
-    """Scores of all edges, measured on rows of text."""
+    """Joint activity on rows of text, a few at a time."""
     joint: dict[str, Tensor] = {}
-    groups = rows.split(8)
+    groups = rows.split(ROWS_AT_ONCE)
     for group in groups:
         with torch.no_grad():
             fresh = joint_activity(network, network.trace(group), elsewhere=elsewhere)
         for name, table in fresh.items():
+            table *= len(group) / len(rows)
             joint[name] = joint[name].add_(table) if name in joint else table
-    return uses(network, joint, coins(network, groups[0], seed=seed))
+    return joint
+
+
+def measured_uses(
+    network: EdgeNetwork, rows: Int[Tensor, "rows pos"], *, elsewhere: float, seed: int
+) -> dict[str, Float[Tensor, "writers readers"]]:
+    """Scores of all edges, measured on rows of text."""
+    joint = measured_joint(network, rows, elsewhere=elsewhere)
+    return uses(network, joint, coins(network, rows[:ROWS_AT_ONCE], seed=seed))
