@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from unweave.dictionaries.kernels.native import calls as native
+
 
 class On(NamedTuple):
     """Features that are on, numbered within their part."""
@@ -68,3 +70,11 @@ class Active(NamedTuple):
             self.writer, weight, mode="sum", per_sample_weights=self.strength.contiguous()
         )
         return total / self.scale(eps).to(weight.dtype)[:, None]
+
+
+def largest(values: Float[Tensor, "rows features"], k: int, *, by_size: bool = False) -> On:
+    """The k largest of each row, chosen as the factored form chooses them."""
+    if native.able(values):
+        return On(*native.largest(values, k, by_size=by_size))
+    feature = (values.abs() if by_size else values).topk(k, dim=1, sorted=False).indices
+    return On(feature, values.gather(1, feature))

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import silu
 
-from unweave.decompile.explicit.active import Active, On
+from unweave.decompile.explicit.active import Active, On, largest
 from unweave.decompile.explicit.attention import Attention, attention_in_features
 from unweave.decompile.explicit.kept import Kept
 from unweave.decompile.explicit.pairs import Pairs
@@ -150,12 +150,11 @@ class ExplicitNetwork:
             return self._chosen(name, pre)
         reads, offset = self.weights.gates[name]
         value = silu(active.read(reads, self.eps) + offset) * pre.relu()
-        latent = value.abs().topk(self.k[name], dim=1).indices
-        return On(latent, value.gather(1, latent))
+        return largest(value, self.k[name], by_size=True)
 
     def _chosen(self, name: str, pre: Float[Tensor, "rows latents"]) -> On:
-        value, latent = pre.relu().topk(self.k[name], dim=1)
-        return On(latent, value)
+        on = largest(pre, self.k[name])
+        return on._replace(strength=on.strength.clamp_min(0))
 
     def _attend(
         self, active: Active, layer: int, at_start: Bool[Tensor, "batch pos"], kept: Kept
