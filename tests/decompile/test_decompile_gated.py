@@ -79,13 +79,24 @@ def test_firings_and_edges_see_gated_latents(subject):
     assert not torch.allclose(*both)
 
 
-def test_what_needs_linear_readings_says_so(subject, tmp_path):
+def test_what_needs_linear_readings_says_so(subject):
     part = gated_parts(subject, 10)["L0.mlp"]
     with pytest.raises(UserError, match="gated"):
         linear_reads(part)
+
+
+def test_a_saved_gated_part_reads_as_a_dictionary(subject, tmp_path):
+    part = gated_parts(subject, 10)["L0.mlp"]
     part.save(tmp_path)
-    with pytest.raises(UserError, match=r"spec\.json.*gated"):
-        read(tmp_path, "L0.mlp")
+    dictionary = read(tmp_path, "L0.mlp").eval()
+    x = torch.randn(50, subject.d_model)
+    torch.testing.assert_close(dictionary(x), part(x), rtol=1e-4, atol=1e-4)
+    dense = part.encode(x)
+    assert torch.equal(dictionary.encode(x).dense() != 0, _dense(dense, part.spec.n_latents) != 0)
+
+
+def _dense(code, n_latents):
+    return torch.zeros(len(code.value), n_latents).scatter(1, code.latent, code.value)
 
 
 def test_a_random_gated_part_writes_and_fails(subject):

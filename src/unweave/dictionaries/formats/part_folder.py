@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 from unweave.artifact.reading import json_in
+from unweave.dictionaries.activation.topk import AbsTopK
 from unweave.dictionaries.dictionary import Dictionary
 from unweave.dictionaries.dictionary_files import load_dictionary
+from unweave.dictionaries.dictionary_spec import DictionarySpec, Port
+from unweave.dictionaries.encoder.glu import GLU
 from unweave.dictionaries.formats import configuration as conf
 from unweave.dictionaries.formats.plain_weights import PlainWeights
 from unweave.dictionaries.part import Part
-from unweave.errors import UserError
 
 
 def read(folder: Path, name: str) -> Dictionary:
@@ -27,9 +29,7 @@ def read(folder: Path, name: str) -> Dictionary:
     part = Part.load(folder)
     spec = part.spec
     if spec.gated:
-        raise UserError(
-            f"{path} describes gated latents, which no other format holds: read it with Part.load"
-        )
+        return _gated(part)
     W_enc = torch.zeros(spec.heads, spec.n_latents // spec.heads, spec.heads, spec.d_read)
     for head, rows in enumerate(part.W_enc.detach().chunk(spec.heads)):
         W_enc[head, :, head] = rows
@@ -49,3 +49,24 @@ def read(folder: Path, name: str) -> Dictionary:
         writes=({"site": spec.output_site, "width": spec.d_out, "scale": spec.output_scale},),
         activation={"kind": "topk", "k": spec.k},
     )
+
+
+def _gated(part: Part) -> Dictionary:
+    """The same function as a dictionary with a GLU encoder."""
+    spec = part.spec
+    dictionary = Dictionary(
+        DictionarySpec(
+            name=spec.name,
+            reads=(Port(site=spec.input_site, width=spec.d_in, scale=spec.input_scale),),
+            writes=(Port(site=spec.output_site, width=spec.d_out, scale=spec.output_scale),),
+            n_latents=spec.n_latents,
+            activation=AbsTopK(k=spec.k),
+            encoder=GLU(),
+            decoder="free",
+        )
+    )
+    weights = {name: tensor.detach() for name, tensor in part.named_parameters()}
+    encoder = {f"encoder.{n}": weights[n] for n in ("W_enc", "b_enc", "W_gate", "b_gate")}
+    decoder = {n: weights[n] for n in ("W_dec", "b_dec")}
+    dictionary.load_state_dict(dictionary.state_dict() | encoder | decoder)
+    return dictionary
