@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unweave.dictionaries.attention.feature_basis import FeatureReader
+from unweave.dictionaries.attention.feature_basis import FeatureReader, importance
 from unweave.dictionaries.attention.matching_jobs import (
     MatchingJob,
     find_matching,
@@ -18,6 +18,7 @@ from unweave.validate.attention.jobs import (
     job_effect,
     label_job,
     loss_without,
+    other_entries,
     patterns_without,
 )
 from unweave.validate.attention.pair_kinds import pair_kinds
@@ -36,17 +37,21 @@ def matching(
     heads: Tensor | None = None,
 ) -> dict:
     """Found on `inputs`, what attention reads of the first text; labelled on the second; judged on
-    the third, beside the same relation with key features dealt at random."""
+    the third, beside the same relation with key features dealt at random, and beside entries of any
+    kind that contribute as much to scores."""
     _, label_rows, test = texts
-    job = find_matching(interaction(reader.code(inputs), reader.basis), heads=heads)
+    codes = reader.code(inputs)
+    job = find_matching(interaction(codes, reader.basis), heads=heads)
     dealt = [reindexed(job, reader.basis.key_ids >= 0, seed=seed) for seed in range(DEALT)]
     kinds = pair_kinds(subject)
     seen = patterns_without(subject, reader, label_rows, job.mask())
     label, scored = label_job(seen, kinds, label_rows, job.heads)
-    mine, *random = (
-        patterns_without(subject, reader, test, one.mask()) for one in (job, *dealt)
-    )  # fmt: skip
-    effect = job_effect(mine, random, kinds[label], test, job.heads)
+    weight, everything = importance(codes, reader.basis), torch.ones(reader.basis.shape)
+    heavy = [other_entries(weight, everything, job.mask(), seed=seed) for seed in range(DEALT)]
+    masks = [job.mask(), *(one.mask() for one in dealt), *heavy]
+    mine, *random = (patterns_without(subject, reader, test, mask) for mask in masks)
+    effect = job_effect(mine, random[:DEALT], kinds[label], test, job.heads)
+    weighty = job_effect(mine, random[DEALT:], kinds[label], test, job.heads)
     plain = loss_without(subject, reader, test, None)
     rises = [loss_without(subject, reader, test, seen) - plain for seen in (mine, *random)]
     line = size(job) | {
@@ -56,9 +61,11 @@ def matching(
         "fall": rounded(effect.fall),
         "matched": rounded(effect.matched_fall),
         "dealt": rounded(effect.other_fall),
-        "holds": effect.holds,
+        "others": rounded(weighty.other_fall),
+        "holds": effect.holds and weighty.holds,
         "loss": where(rises[0], test),
-        "loss, dealt": where(torch.stack(rises[1:]).mean(0), test),
+        "loss, dealt": where(torch.stack(rises[1 : 1 + DEALT]).mean(0), test),
+        "loss, others": where(torch.stack(rises[1 + DEALT :]).mean(0), test),
     }
     print(json.dumps(line), flush=True)
     return line

@@ -199,7 +199,7 @@ def equal(layers: list[int]) -> None:
         show(f"{name} L{layer} equal", line)
 
 
-EQUAL, EQUAL_ROWS, EQUAL_CE_ROWS = 93, 300, 48
+EQUAL, EQUAL_ROWS, EQUAL_CE_ROWS = 93, 200, 32
 """Features on each side that come to the parameters of rank 16, rows they learn from, and rows on
 which the loss is measured."""
 
