@@ -43,26 +43,21 @@ class Linear(nn.Module):
 def rivals(
     subject: Subject, parts: Mapping[str, Part], rows: Tensor, workers: Workers
 ) -> dict[str, dict[str, nn.Module]]:
-    """Means and the blocks' own neurons for all parts; linear maps for the MLPs."""
+    """Means, linear maps and the blocks' own neurons in place of the MLPs."""
     mlps = [name for name in parts if place_of(name).kind == "mlp"]
-    sites = {output_site(name) for name in parts} | {input_site(name) for name in mlps}
+    sites = {site(name) for name in mlps for site in (input_site, output_site)}
     y = Harvester(
         subject, rows, sorted(sites), workers=workers, seed=0,
         settings=HarvestSettings(window_tokens=rows.numel()),
     ).window(0).vectors  # fmt: skip
     starts = start_vectors(subject, rows, sorted(sites))
-    at = {name: output_site(name) for name in parts}
-    mean = {n: MeanOutput(y[at[n]], starts[at[n]]) for n in parts}
-    own = {
-        n: top_neurons(exact_block(subject, n), starts[at[n]], part.spec.k)
-        for n, part in parts.items()
+    at = {name: output_site(name) for name in mlps}
+    own = {n: top_neurons(exact_block(subject, n), starts[at[n]], parts[n].spec.k) for n in mlps}
+    return {
+        "mean, mlps": {n: MeanOutput(y[at[n]], starts[at[n]]) for n in mlps},
+        "linear, mlps": {n: Linear(y[input_site(n)], y[at[n]], starts[at[n]]) for n in mlps},
+        "neurons, mlps": own,
     }
-    linear = {n: Linear(y[input_site(n)], y[at[n]], starts[at[n]]) for n in mlps}
-    found = {"mean, mlps": {n: mean[n] for n in mlps}, "linear, mlps": linear}
-    found["neurons, mlps"] = {n: own[n] for n in mlps}
-    if len(mlps) < len(parts):
-        found |= {"mean": mean, "neurons": own}
-    return found
 
 
 def scores_of(
