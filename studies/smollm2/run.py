@@ -125,12 +125,12 @@ def asked_for() -> argparse.Namespace:
     parser.add_argument("--k-mlp", type=int, default=64)
     parser.add_argument("--local", type=int, default=50_000)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--start", nargs="+", help="folders of parts in STORE to start from")
+    parser.add_argument("--start", nargs="+", help="parts in STORE to start from")
     parser.add_argument("--joint", type=int, default=0)
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--joint-lr", type=float, default=7e-4)
     parser.add_argument("--everything", type=float, default=0.75)
-    parser.add_argument("--held", type=int, default=4096)
+    parser.add_argument("--held", type=int, default=4096, help="0: measure nothing")
     parser.add_argument("--single", type=int, default=0)
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
@@ -151,6 +151,8 @@ def main() -> None:
         unseen = text.train[asked.local // 128 :]
         if asked.joint:
             parts = tuned(parts, subject, unseen, asked, workers)
+        if not asked.held:
+            return
         others = rivals(subject, parts, text.train[:32], workers) if asked.rivals else {}
         scores = scores_of(subject, parts, others, held, asked.single, workers)
     write_json(asked.out / f"{asked.name}-{asked.joint}.json", result(asked, parts, scores))
