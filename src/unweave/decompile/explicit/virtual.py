@@ -43,9 +43,9 @@ class VirtualWeights:
     """The numbering of rows."""
     reads: Mapping[str, Float[Tensor, "_ _"]]
     """By part, and `logit`, as [writers, readers]: a row for each writer that comes before it."""
-    offsets: Mapping[str, Float[Tensor, "_"]]
+    offsets: Mapping[str, Float[Tensor, " _"]]
     """What is added to the sum of each reader."""
-    gates: Mapping[str, tuple[Float[Tensor, "_ _"], Float[Tensor, "_"]]]
+    gates: Mapping[str, tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]]
     """Reads and offsets of the gates of parts whose latents are gated."""
     gram: Float[Tensor, "writers writers"]
     """Products of what writers write, over d_model."""
