@@ -42,10 +42,11 @@ from unweave.validate.worlds.programs.library import program
 from unweave.validate.worlds.tracr import load_tracr, tracr_cases
 
 HERE = Path(__file__).parent
-PROGRAMS = ("previous token", "reverse", "induction", "most frequent", "pattern ab")
-SEEDS, TRACR_CASES = (0, 1, 2), 5
+PROGRAMS = ("previous token",)
+SEEDS, TRACR_CASES = (0, 1, 2), 2
 STARTS = ("weights", "data", "untrained")
 LINEAR_K = (3, 6, 12)
+CIRCUIT_FIT = KnownFitSettings(steps=400, joint_steps=60)
 
 
 def linear(seed: int) -> list[dict]:
@@ -102,7 +103,7 @@ def _logits(known: Known, parts: dict, rows: torch.Tensor) -> tuple[torch.Tensor
 
 def judged(known: Known, rows: torch.Tensor, held_out: torch.Tensor, start: str, seed: int) -> dict:
     """Everything that is asked of one decompilation."""
-    parts = fit_known(known.subject, rows, start=start, seed=seed)
+    parts = fit_known(known.subject, rows, start=start, seed=seed, settings=CIRCUIT_FIT)
     own, made = _logits(known, parts, held_out)
     edges = decompiled_edges(known.subject, parts, held_out)
     return {
@@ -134,13 +135,12 @@ def main(work: Path, tracr: Path | None) -> None:
     numbers: dict[str, dict[str, list[dict]]] = {"linear": {}, "modular": {}, "programs": {}}
     for seed in SEEDS:
         numbers["linear"][str(seed)] = kept(work, f"linear {seed}", lambda s=seed: linear(s))
+    for seed in SEEDS[:2]:
         numbers["modular"][str(seed)] = kept(work, f"modular {seed}", lambda s=seed: modular(s))
     for name in PROGRAMS:
-        for seed in SEEDS[:2]:
-            label = f"{name}, {seed}"
-            turned = compile_program(program(name), settings=CompileSettings(rotation=seed))
-            known = known_program(turned)
-            numbers["programs"][label] = kept(work, label, lambda k=known, s=seed: circuit(k, s))
+        turned = compile_program(program(name), settings=CompileSettings(rotation=0))
+        known = known_program(turned)
+        numbers["programs"][name] = kept(work, name, lambda k=known: circuit(k, 0))
     for name in tracr_cases(tracr)[:TRACR_CASES] if tracr else ():
         known = known_tracr(load_tracr(tracr, name))
         numbers["programs"][name] = kept(work, name, lambda k=known: circuit(k, 0))
