@@ -96,8 +96,8 @@ def spent() -> float:
 def result(asked: argparse.Namespace, parts: dict[str, Part], scores: dict) -> dict:
     """What is kept of a run."""
     own = asked.store / asked.name
-    logs = [own / "local.json", own / f"joint-{asked.joint}.json"]
-    seconds = [json.loads(path.read_text())["cpu"] for path in logs if path.is_file()]
+    logs = {"local": own / "local.json", "joint": own / f"joint-{asked.joint}.json"}
+    seconds = {n: json.loads(p.read_text())["cpu"] for n, p in logs.items() if p.is_file()}
     first = {place_of(name).kind: part.spec for name, part in parts.items()}
     sizes = {kind: {"latents": s.n_latents, "active": s.k} for kind, s in first.items()}
     asked_for = {k: v for k, v in vars(asked).items() if k not in ("store", "out")}
@@ -106,8 +106,7 @@ def result(asked: argparse.Namespace, parts: dict[str, Part], scores: dict) -> d
         "parts": sizes,
         "numbers": sum(p.numel() for part in parts.values() for p in part.parameters()),
         "numbers_skip": sum(p.W_skip.numel() for p in parts.values() if p.W_skip is not None),
-        "cpu_seconds": dict(zip(("local", "joint"), seconds, strict=False))
-        | {"this_process": spent()},
+        "cpu_seconds": seconds | {"this_process": spent()},
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "scores": scores,
     }
