@@ -3,7 +3,6 @@
     python studies/sparse_edges/run.py fit STORIES260K WORK
     python studies/sparse_edges/run.py train STORIES260K WORK FROM TO [--share S] [--mask HOW]
     python studies/sparse_edges/run.py naive STORIES260K WORK FROM
-    python studies/sparse_edges/run.py causal STORIES260K WORK FROM
     python studies/sparse_edges/run.py collect STORIES260K WORK
 
 `train` takes the network WORK/FROM and trains it into WORK/TO. Without --share no edge is cut;
@@ -25,7 +24,6 @@ from unweave.activations.workers import Workers
 from unweave.artifact.tensors import load_tensors, save_tensors
 from unweave.decompile.sparse.edges import EdgeNetwork
 from unweave.decompile.sparse.factors import factors_of
-from unweave.decompile.sparse.interactions import delivered, strongest_into
 from unweave.decompile.sparse.stored import SparseEdgeNetwork
 from unweave.decompile.sparse.training import EdgeTraining, train_edges
 from unweave.decompile.sparse.uses import measured_uses
@@ -38,11 +36,6 @@ from unweave.training.edges.schedule import PruningSchedule
 from unweave.training.fit import fit_parts, load_parts, save_parts
 from unweave.training.local import LocalSettings
 from unweave.validate.bootstrap import mean_interval
-from unweave.validate.interventions.edge_pairs import Edge
-from unweave.validate.interventions.virtual_weights import (
-    VirtualWeightSettings,
-    virtual_weight_effects,
-)
 from unweave.validate.splice import compare_logits, stack
 
 HERE = Path(__file__).parent
@@ -165,45 +158,6 @@ def naive(subject: Subject, work: Path, asked: argparse.Namespace) -> None:
             line(work, run=f"{asked.source}/naive", mask="random", **scored(subject, network, held))
 
 
-def causal(subject: Subject, work: Path, asked: argparse.Namespace) -> None:
-    """Do the edges of a pruned network predict what silencing does in the network it came from?
-
-    Edges are drawn from the unpruned graph, the eight that deliver most into each of some latents;
-    measured is the decompiled network itself. An edge that was cut predicts nothing happens.
-    """
-    rows = rows_of(work)
-    parts = load_parts(work / "parts")
-    start, pruned = (network_of(subject, work, name) for name in ("start", asked.source))
-    used = delivered(start, rows["train"][-64:])
-    random = torch.Generator().manual_seed(11)
-    found: dict[str, list[Edge]] = {"start": [], asked.source: []}
-    for part in start.spec.parts:
-        alive = (used[part] != 0).any(0).nonzero()[:, 0]
-        for target in alive[torch.randperm(len(alive), generator=random)[:60]].tolist():
-            for one in strongest_into(start, used, part, target, count=24):
-                if one.source_part == "token" or one.source >= start.spec.latents[one.source_part]:
-                    continue
-                at = start.spec.writers[one.source_part][0] + one.source, target
-                for name, network in (("start", start), (asked.source, pruned)):
-                    weight = float(network.tables[part][at])
-                    found[name].append(Edge(one.source_part, one.source, part, target, weight))
-    settings = VirtualWeightSettings(sources=60, rows=6, targets=12)
-    for name, edges in found.items():
-        effects = virtual_weight_effects(
-            subject, parts, edges, rows["heldout"][:48], settings, seed=5
-        )
-        every = effects.agreements(settings.bootstrap)
-        ranks = {
-            f"{path}/{whose}": [round(x, 3) for x in every[path, "pre", whose].rank]
-            for path in ("direct", "total")
-            for whose in ("own", "exposure", "shuffled")
-        }
-        cut = sum(edge.weight == 0 for edge in effects.pairs) / len(effects.pairs)
-        line(
-            work, run="causal", edges_of=name, pairs=len(effects.pairs), cut=round(cut, 3), **ranks
-        )
-
-
 def collect(work: Path) -> None:
     """numbers.json: the last line of each run, kind of mask and share."""
     found = {}
@@ -217,7 +171,7 @@ def collect(work: Path) -> None:
 def main() -> None:
     """Read the command line and do one run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["fit", "train", "naive", "causal", "collect"])
+    parser.add_argument("what", choices=["fit", "train", "naive", "collect"])
     parser.add_argument("subject")
     parser.add_argument("work", type=Path)
     parser.add_argument("source", nargs="?", default="start")
@@ -236,7 +190,7 @@ def main() -> None:
         collect(asked.work)
         return
     subject = load_subject(asked.subject, dtype="float32")
-    runs = {"fit": fit, "train": train, "naive": naive, "causal": causal}
+    runs = {"fit": fit, "train": train, "naive": naive}
     runs[asked.what](subject, asked.work, asked)
 
 

@@ -7,6 +7,7 @@ from tiny_subject import bump, family_subject, tiny_llama, tiny_rows
 from torch import Tensor
 
 from unweave.decompile.edges import virtual_weights, written_by
+from unweave.decompile.network import DecompiledNetwork
 from unweave.dictionaries.part import Part
 from unweave.dictionaries.part_names import place_of
 from unweave.dictionaries.spec import PartSpec
@@ -14,7 +15,7 @@ from unweave.errors import UserError
 from unweave.pipeline.fitting import part_specs
 from unweave.subject import Subject
 from unweave.validate.bootstrap import BootstrapSettings
-from unweave.validate.interventions.edge_pairs import Edge, feature_edges, retargeted
+from unweave.validate.interventions.edge_pairs import Edge, feature_edges, firing, retargeted
 from unweave.validate.interventions.virtual_weights import (
     VirtualEffects,
     VirtualWeightSettings,
@@ -189,3 +190,17 @@ def test_what_cannot_be_tested_is_refused() -> None:
     much = SETTINGS.model_copy(update={"least": 1000})
     with pytest.raises(UserError, match="give more rows"):
         virtual_weight_effects(subject, parts, edges, ROWS, much)
+
+
+def test_gated_latents_are_counted_by_size_and_refused_in_a_sentence() -> None:
+    subject = tiny_llama()
+    specs = part_specs(
+        subject, latents=2, k_mlp=8, k_attention=8, k_query=0, k_key=0, skip=False, gated=True
+    )
+    parts = {spec.name: bump(Part(spec), 1.0, seed=n) for n, spec in enumerate(specs)}
+    rows = tiny_rows(12, 12, vocab=subject.vocab_size)
+    fired = firing(DecompiledNetwork(subject, parts), parts, rows)
+    assert all((one.mass >= 0).all() for one in fired.values())
+    table = [Edge("L0.attn", n, "L0.mlp", n, 1.0) for n in range(specs[0].n_latents)]
+    with pytest.raises(UserError, match="gated latents"):
+        virtual_weight_effects(subject, parts, table, rows, FAMILY)

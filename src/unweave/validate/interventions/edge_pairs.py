@@ -117,9 +117,10 @@ def firing(
 
 def _counted(code: Code, rows: int, n_latents: int) -> tuple[Tensor, Tensor]:
     latent, value = (each.cpu().unflatten(0, (rows, -1))[:, 1:].flatten(1) for each in code)
-    on = (value > 0).long()
+    size = value.float().abs()  # a gated latent behind a shut gate is a little below zero
+    on = (size > 0).long()
     active = torch.zeros(rows, n_latents, dtype=torch.int64).scatter_add_(1, latent, on)
-    mass = torch.zeros(n_latents).scatter_add_(0, latent.flatten(), value.float().flatten())
+    mass = torch.zeros(n_latents).scatter_add_(0, latent.flatten(), size.flatten())
     return active, mass
 
 
