@@ -198,9 +198,12 @@ def test_gated_latents_are_counted_by_size_and_refused_in_a_sentence() -> None:
         subject, latents=2, k_mlp=8, k_attention=8, k_query=0, k_key=0, skip=False, gated=True
     )
     parts = {spec.name: bump(Part(spec), 1.0, seed=n) for n, spec in enumerate(specs)}
+    for part in parts.values():
+        if part.b_gate is not None:
+            part.b_gate.data.fill_(-6.0)  # shut, so that what passes is a little below zero
     rows = tiny_rows(12, 12, vocab=subject.vocab_size)
     fired = firing(DecompiledNetwork(subject, parts), parts, rows)
-    assert all((one.mass >= 0).all() for one in fired.values())
+    assert all((one.mass >= 0).all() and (one.mass > 0).any() for one in fired.values())
     table = [Edge("L0.attn", n, "L0.mlp", n, 1.0) for n in range(specs[0].n_latents)]
     with pytest.raises(UserError, match="gated latents"):
         virtual_weight_effects(subject, parts, table, rows, FAMILY)
