@@ -44,7 +44,7 @@ def recovered(*, shuffled):
     with torch.no_grad():
         block.gram[-2, -2] = 1.0  # so that every scale is one
     optimizer = torch.optim.Adam(block.parameters(), lr=0.02)
-    for step in range(100):
+    for step in range(300):
         features = sparse_code(step)
         true = activate(features[..., :N] @ wanted, K)
         if shuffled:
